@@ -1,0 +1,285 @@
+"""Artifacts: checksummed files, published by their manifest, on any filesystem that fsspec reaches.
+
+Files go first, under names made from their content; the manifest goes last, by a write that fails if it is there
+already. So an artifact without its manifest does not exist, two writers of the same artifact agree, and a reader sees
+the whole artifact or none of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, cast
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from rayrec.errors import ModelError, RayrecError, StorageError
+
+Json = dict[str, Any]
+
+DIGEST_LENGTH = 16
+"""Hexadecimal digits of a digest in a file's name: 64 bits; the full SHA-256 stands in the manifest."""
+
+
+def home() -> Path:
+    """Where rayrec keeps what is this machine's own: ``RAYREC_HOME``, by default ``~/.rayrec``."""
+    return Path(os.environ.get("RAYREC_HOME") or Path.home() / ".rayrec").expanduser().absolute()
+
+
+def canonical(value: object) -> bytes:
+    """JSON with sorted keys and no spaces: equal values give equal bytes."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def digest(data: bytes) -> str:
+    """SHA-256 in hexadecimal."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def short_digest(value: object) -> str:
+    """A name made from the content of a JSON value."""
+    return digest(canonical(value))[:DIGEST_LENGTH]
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@dataclass(frozen=True)
+class Storage:
+    """A folder, local or remote, that holds everything rayrec makes.
+
+    Paths are relative to it, with ``/``. The object travels to workers, which must reach the same URI.
+
+    Attributes:
+        uri: A local path or any URI that fsspec understands (``s3://bucket/folder``, ``memory://x``, ...).
+    """
+
+    uri: str
+
+    @classmethod
+    def open(cls, uri: str | Path | None = None) -> Storage:
+        """The storage at ``uri``; by default `home`. Made if it does not exist.
+
+        Raises:
+            StorageError: It cannot be reached or made.
+        """
+        text = str(uri) if uri is not None else str(home())
+        storage = cls(str(Path(text).expanduser().absolute()) if "://" not in text else text.rstrip("/"))
+        with storage._reporting("", "open"):
+            storage.filesystem.makedirs(storage.root, exist_ok=True)
+        return storage
+
+    @property
+    def filesystem(self) -> fsspec.AbstractFileSystem:
+        """The fsspec filesystem (cached by fsspec)."""
+        try:
+            return fsspec.core.url_to_fs(self.uri)[0]
+        except (ImportError, ValueError) as error:
+            raise StorageError(f"storage '{self.uri}' cannot be used: {error}") from error
+
+    @property
+    def root(self) -> str:
+        """The path of the storage on its filesystem."""
+        return cast("str", fsspec.core.url_to_fs(self.uri)[1])
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is on this machine's own filesystem (a mounted share counts)."""
+        return isinstance(self.filesystem, LocalFileSystem)
+
+    def full(self, path: str) -> str:
+        """The path on the filesystem."""
+        return f"{self.root}/{path}" if path else self.root
+
+    def url(self, path: str) -> str:
+        """The URI of a path."""
+        return f"{self.uri}/{path}"
+
+    def exists(self, path: str) -> bool:
+        """Whether a file or folder is there."""
+        with self._reporting(path, "read"):
+            return bool(self.filesystem.exists(self.full(path)))
+
+    def read(self, path: str) -> bytes:
+        """A file's content. FileNotFoundError when it is not there."""
+        with self._reporting(path, "read"):
+            return cast("bytes", self.filesystem.cat_file(self.full(path)))
+
+    def read_json(self, path: str) -> Json:
+        """A JSON object. StorageError when it is damaged."""
+        try:
+            return cast("Json", json.loads(self.read(path)))
+        except ValueError as error:
+            raise StorageError(f"{self.url(path)} is damaged (it is not JSON). Remove it and run again.") from error
+
+    def list(self, path: str) -> list[str]:
+        """Names in a folder, sorted; none when the folder is not there."""
+        with self._reporting(path, "list"):
+            try:
+                found = self.filesystem.ls(self.full(path), detail=False, refresh=True)
+            except FileNotFoundError:
+                return []
+        return sorted(PurePosixPath(name).name for name in found if not PurePosixPath(name).name.startswith(".tmp-"))
+
+    def write_new(self, path: str, data: bytes) -> bool:
+        """Write a file that must not exist yet; atomic. False, and nothing written, when it does."""
+        with self._reporting(path, "write"):
+            try:
+                if self.is_local:
+                    self._write_local(path, data, replace=False)
+                else:
+                    self.filesystem.pipe_file(self.full(path), data, mode="create")
+            except FileExistsError:
+                return False
+        return True
+
+    def replace(self, path: str, data: bytes) -> None:
+        """Write a file or replace it whole; atomic."""
+        with self._reporting(path, "write"):
+            if self.is_local:
+                self._write_local(path, data, replace=True)
+            else:
+                self.filesystem.pipe_file(self.full(path), data)
+
+    def write_content(self, folder: str, data: bytes, suffix: str) -> str:
+        """Write a file named by its content into ``folder``. Returns its path. Writing it again changes nothing."""
+        path = f"{folder}/{digest(data)[:DIGEST_LENGTH]}{suffix}"
+        self.write_new(path, data)
+        return path
+
+    def remove(self, path: str) -> None:
+        """Remove a file or a folder with all it holds."""
+        with self._reporting(path, "remove"):
+            self.filesystem.rm(self.full(path), recursive=True)
+
+    def _write_local(self, path: str, data: bytes, *, replace: bool) -> None:
+        """Through a temporary file beside it, flushed to the disk before it gets its name."""
+        target = Path(self.full(path))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.parent / f".tmp-{uuid.uuid4().hex}"
+        try:
+            with temporary.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            if replace:
+                temporary.replace(target)
+            else:
+                # Unlike a rename, a link fails when the name is taken.
+                target.hardlink_to(temporary)
+        finally:
+            temporary.unlink(missing_ok=True)
+        _flush_folder(target.parent)
+
+    @contextmanager
+    def _reporting(self, path: str, verb: str) -> Iterator[None]:
+        """Turn what the filesystem raises into one message. A missing file stays FileNotFoundError."""
+        try:
+            yield
+        except (FileNotFoundError, FileExistsError, RayrecError):
+            raise
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise StorageError(
+                f"cannot {verb} {self.url(path)}: {reason}. "
+                "Check the path, its permissions and free space, or set `storage` (or RAYREC_HOME) to another place."
+            ) from error
+
+
+def _flush_folder(folder: Path) -> None:
+    """A new name is on the disk only once its folder is."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def publish_folder(storage: Storage, prefix: str, folder: Path, manifest: Json, manifest_name: str) -> str:
+    """Publish a local folder as an artifact.
+
+    Args:
+        storage: Where to.
+        prefix: The artifact's folder is ``PREFIX/DIGEST``.
+        folder: The files; sub-folders are kept.
+        manifest: What the manifest says; ``files`` is added: each file's ``sha256`` and ``bytes``.
+        manifest_name: The manifest's file name.
+
+    Returns:
+        The artifact's path. The same content gives the same path, whoever writes it.
+    """
+    local = {str(p.relative_to(folder).as_posix()): p for p in sorted(folder.rglob("*")) if p.is_file()}
+    files = {name: {"sha256": file_digest(p), "bytes": p.stat().st_size} for name, p in local.items()}
+    whole = {**manifest, "files": files}
+    path = f"{prefix}/{short_digest(whole)}"
+    for name, file in local.items():
+        storage.replace(f"{path}/{name}", file.read_bytes())
+    storage.write_new(f"{path}/{manifest_name}", canonical(whole))
+    return path
+
+
+def open_folder(storage: Storage, path: str, manifest_name: str) -> tuple[Path, Json]:
+    """A published folder on this machine, every file checked against the manifest, and the manifest.
+
+    Raises:
+        ModelError: It is not there, or a file is not what was published.
+    """
+    try:
+        manifest = storage.read_json(f"{path}/{manifest_name}")
+    except FileNotFoundError as error:
+        raise ModelError(f"{storage.url(path)} is not a published artifact: it has no {manifest_name}.") from error
+    except StorageError as error:
+        raise ModelError(str(error)) from error
+    if short_digest(manifest) != PurePosixPath(path).name:
+        raise ModelError(f"{storage.url(path)}/{manifest_name} was changed after it was published. Publish it again.")
+    folder = Path(storage.full(path)) if storage.is_local else _downloaded(storage, path, manifest)
+    for name, expected in manifest["files"].items():
+        file = folder / name
+        if not file.is_file() or file_digest(file) != expected["sha256"]:
+            raise ModelError(
+                f"{storage.url(path)}/{name} is missing or was changed after it was published "
+                "(its checksum differs). Restore it from a copy, or remove the folder and run again."
+            )
+    return folder, manifest
+
+
+def _downloaded(storage: Storage, path: str, manifest: Mapping[str, Any]) -> Path:
+    """A copy below `home`, made once."""
+    target = home() / "cache" / digest(storage.url(path).encode())[:DIGEST_LENGTH]
+    if target.is_dir():
+        return target
+    temporary = target.parent / f".tmp-{uuid.uuid4().hex}"
+    for name in manifest["files"]:
+        (temporary / name).parent.mkdir(parents=True, exist_ok=True)
+        (temporary / name).write_bytes(storage.read(f"{path}/{name}"))
+    try:
+        temporary.rename(target)
+    except OSError:
+        # Another process was first; its copy is checked like ours would be.
+        shutil.rmtree(temporary)
+    return target
+
+
+def code_version(*rooms: str) -> str:
+    """A digest of the source of these rooms (folders or files of this package), part of every stage's key.
+
+    A changed line in a room re-runs the stages that go through it, and no others.
+    """
+    package = Path(__file__).parent
+    sources: dict[str, str] = {}
+    for room in rooms:
+        base = package / room
+        for file in sorted(base.rglob("*.py")) if base.is_dir() else [base.with_suffix(".py")]:
+            sources[str(file.relative_to(package).as_posix())] = file_digest(file)
+    return short_digest(sources)

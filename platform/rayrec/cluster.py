@@ -1,0 +1,235 @@
+"""The Ray cluster a command runs on: one that is there, or one started for the command and ended with it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+from rayrec.artifacts import Json, Storage, home
+from rayrec.errors import ClusterError
+
+SERVE_SETTINGS = {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"}
+"""Ray Serve's own HAProxy instead of its Python proxy: several times the requests a second (docs/serving.md)."""
+
+SETTINGS = {
+    **SERVE_SETTINGS,
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+START_SECONDS = 60
+STOP_SECONDS = 20
+
+
+class Cluster:
+    """Attaching to Ray, or starting it."""
+
+    @staticmethod
+    @contextmanager
+    def connected(storage: Storage | None = None, verbose: bool = False) -> Iterator[None]:
+        """Attach to ``RAY_ADDRESS`` or the cluster running on this machine, else start one and end it.
+
+        Args:
+            storage: Checked to be reachable from every node.
+            verbose: Show what workers print.
+
+        Raises:
+            ClusterError: ``RAY_ADDRESS`` leads nowhere, or the storage is local to one of several nodes.
+        """
+        address = os.environ.get("RAY_ADDRESS") or standing_address()
+        if address is None:
+            with Cluster.started(verbose=verbose):
+                yield
+            return
+        import ray
+
+        _prepare_environment()
+        try:
+            ray.init(address=address, log_to_driver=verbose, logging_level=logging.ERROR)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise ClusterError(
+                f"no Ray cluster answers at {address}: {str(error).splitlines()[0]} "
+                "Check RAY_ADDRESS, or unset it to have one started."
+            ) from error
+        try:
+            _check_shared(storage)
+            yield
+        finally:
+            ray.shutdown()
+
+    @staticmethod
+    @contextmanager
+    def started(cpus: int | None = None, object_store_bytes: int | None = None, verbose: bool = False) -> Iterator[None]:
+        """A Ray on this machine for as long as the block lasts."""
+        import ray
+
+        _prepare_environment()
+        ray.init(
+            address="local",
+            num_cpus=cpus,
+            object_store_memory=object_store_bytes,
+            include_dashboard=False,
+            log_to_driver=verbose,
+            logging_level=logging.ERROR,
+        )
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+def has_fast_serve() -> bool:
+    """Whether the cluster's nodes were started with `SERVE_SETTINGS` (workers inherit a node's environment)."""
+    import ray
+
+    def seen() -> bool:
+        return all(os.environ.get(name) == value for name, value in SERVE_SETTINGS.items())
+
+    return cast("bool", ray.get(ray.remote(num_cpus=0)(seen).remote()))
+
+
+def start_standing(port: int = 6379, dashboard_port: int = 8265) -> Json:
+    """Start a Ray that stays: `rayrec start`. Returns its address and process id.
+
+    Raises:
+        ClusterError: One is running already, or it does not come up.
+    """
+    running = _standing()
+    if running:
+        raise ClusterError(f"a cluster of rayrec is running already at {running['address']}. `rayrec stop` ends it.")
+    log = home() / "cluster.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    command = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--disable-usage-stats"]
+    command += [f"--port={port}", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard_port}"]
+    with log.open("wb") as output:
+        process = subprocess.Popen(  # noqa: S603 - fixed arguments
+            command,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, **SETTINGS},
+            start_new_session=True,
+        )
+    state = {"pid": process.pid, "address": f"127.0.0.1:{port}", "dashboard": f"http://127.0.0.1:{dashboard_port}"}
+    _await_start(process, state, log)
+    _state_file().write_text(json.dumps(state), encoding="utf-8")
+    return state
+
+
+def stop_standing() -> Json:
+    """End the Ray that `start_standing` started, and everything it started.
+
+    Raises:
+        ClusterError: There is none.
+    """
+    running = _standing()
+    if not running:
+        raise ClusterError("no cluster of rayrec is running on this machine. `rayrec start` starts one.")
+    # It leads a session of its own: the group is its raylet, GCS, dashboard and workers.
+    _end_group(running["pid"])
+    _state_file().unlink(missing_ok=True)
+    return running
+
+
+def standing_address() -> str | None:
+    """The address of the cluster that `rayrec start` or `ray start` left running on this machine."""
+    running = _standing()
+    if running:
+        return str(running["address"])
+    # `ray start` notes its address here, and leaves the note behind when it is killed.
+    note = Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray" / "ray_current_cluster"  # noqa: S108 - Ray's own place
+    if not note.is_file():
+        return None
+    host, _, port = note.read_text(encoding="utf-8").strip().rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=2).close()
+    except (OSError, ValueError):
+        return None
+    return f"{host}:{port}"
+
+
+def _prepare_environment() -> None:
+    """Settings that Ray reads when it is imported or when its processes start; what the user set stays."""
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
+    logging.getLogger("ray").setLevel(logging.ERROR)
+
+
+def _check_shared(storage: Storage | None) -> None:
+    """Refuse a local storage with several nodes, unless every node sees it."""
+    import ray
+
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    if storage is None or len(nodes) < 2 or not storage.is_local:
+        return
+    marker = f".reachable-{os.getpid()}-{time.time_ns()}"
+    storage.write_new(marker, b"")
+    try:
+        task = ray.remote(num_cpus=0)(storage.exists)
+        pinned = [task.options(resources={f"node:{n['NodeManagerAddress']}": 0.001}).remote(marker) for n in nodes]
+        if not all(ray.get(pinned)):
+            raise ClusterError(
+                f"storage '{storage.uri}' is on this machine only, but the cluster has {len(nodes)} nodes. "
+                "Set `storage` in the recipe, or RAYREC_HOME, to a place they all reach, such as s3://bucket/folder."
+            )
+    finally:
+        storage.remove(marker)
+
+
+def _state_file() -> Path:
+    return home() / "cluster.json"
+
+
+def _standing() -> Json | None:
+    """What `start_standing` left, if that process is still alive."""
+    try:
+        state = cast("Json", json.loads(_state_file().read_text(encoding="utf-8")))
+        os.kill(state["pid"], 0)
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return None
+    return state
+
+
+def _await_start(process: subprocess.Popen[Any], state: Json, log: Path) -> None:
+    """Wait until the cluster answers."""
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        text = log.read_text(errors="replace")
+        if "Ray runtime started" in text:
+            return
+        if process.poll() is not None:
+            last = [line for line in text.splitlines() if line.strip()][-1:] or ["no output"]
+            raise ClusterError(f"Ray did not start: {last[0]} (all of it: {log}).")
+        time.sleep(0.2)  # polls a process that has no event to wait for
+    _end_group(process.pid)
+    raise ClusterError(f"Ray did not start within {START_SECONDS} s; see {log}. Is {state['address']} free?")
+
+
+def _end_group(pid: int) -> None:
+    """SIGTERM to a process group, SIGKILL if it lingers."""
+    for sent in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(pid, sent)
+        except ProcessLookupError:
+            return
+        deadline = time.monotonic() + STOP_SECONDS
+        while time.monotonic() < deadline and _group_alive(pid):
+            time.sleep(0.1)  # polls processes that are not our children
+
+
+def _group_alive(pid: int) -> bool:
+    try:
+        os.killpg(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True

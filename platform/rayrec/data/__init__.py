@@ -1,0 +1,1 @@
+"""Where interaction data comes from and how it becomes sequences."""

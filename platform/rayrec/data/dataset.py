@@ -1,0 +1,147 @@
+"""Dataset: an immutable log with its vocabularies and tables, found by numbered manifests."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from rayrec.artifacts import Json, Storage, canonical, digest, short_digest
+from rayrec.data.passes import parquet_bytes, part
+from rayrec.errors import DataError
+
+ATTEMPTS = 20
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """One version of a Dataset.
+
+    Attributes:
+        storage: Where it lives.
+        name: Its name; the folder is ``datasets/NAME``.
+        number: The number of its manifest.
+        manifest: What the manifest says.
+    """
+
+    storage: Storage
+    name: str
+    number: int
+    manifest: Json
+
+    @property
+    def path(self) -> str:
+        """Its folder in the storage."""
+        return f"datasets/{self.name}"
+
+    @property
+    def uri(self) -> str:
+        """Its manifest's URI."""
+        return self.storage.url(manifest_path(self.name, self.number))
+
+    @cached_property
+    def digest(self) -> str:
+        """Identifies the content: equal input gives equal digests."""
+        return short_digest(self.manifest)
+
+    def vocabulary(self, table: str) -> pa.Table:
+        """The vocabulary of ``user`` or ``item``: key, index, first_seen, last_seen, state."""
+        return read_part(self.storage, self.manifest["vocab"][table])
+
+    def catalogue(self) -> pa.Table:
+        """Every item: ``key`` string, ``title`` string and ``categories`` list of strings, null where unknown."""
+        keys = self.vocabulary("item").select(["key"])
+        listed = self.manifest["items"]
+        if listed is None:
+            return keys.append_column("title", pa.nulls(len(keys), pa.string())).append_column(
+                "categories", pa.nulls(len(keys), pa.list_(pa.string()))
+            )
+        items, columns = read_part(self.storage, listed), self.manifest["item_columns"]
+        rows = pc.index_in(keys["key"].combine_chunks(), items["item"].combine_chunks())
+        found = items.take(rows)
+        categories = _given(found, columns["categories"])
+        split = pc.split_pattern(pc.utf8_trim_whitespace(categories), self.manifest["category_separator"])
+        return keys.append_column("title", _given(found, columns["title"])).append_column("categories", split)
+
+
+def manifest_path(name: str, number: int) -> str:
+    """Where the manifest with this number is."""
+    return f"datasets/{name}/manifests/{number:06d}.json"
+
+
+def open_dataset(storage: Storage, name: str, number: int | None = None) -> Dataset:
+    """A version of a Dataset, by default the latest.
+
+    Raises:
+        DataError: There is none.
+    """
+    numbers = manifest_numbers(storage, name)
+    if not numbers or (number is not None and number not in numbers):
+        version = "" if number is None else f" with manifest {number}"
+        raise DataError(f"there is no Dataset '{name}'{version} in {storage.uri}. `rayrec prepare` makes one.")
+    chosen = number or numbers[-1]
+    return Dataset(storage, name, chosen, storage.read_json(manifest_path(name, chosen)))
+
+
+def manifest_numbers(storage: Storage, name: str) -> list[int]:
+    """The numbers of a Dataset's manifests, ascending."""
+    files = storage.list(f"datasets/{name}/manifests")
+    return sorted(int(file.removesuffix(".json")) for file in files if file.endswith(".json"))
+
+
+def publish_manifest(storage: Storage, name: str, manifest: Json) -> Dataset:
+    """Make a Dataset exist: its next manifest. One that says the same as the latest is not written again.
+
+    Raises:
+        DataError: Too many others publish at the same time.
+    """
+    for _ in range(ATTEMPTS):
+        numbers = manifest_numbers(storage, name)
+        if numbers:
+            latest = open_dataset(storage, name)
+            if canonical(latest.manifest) == canonical(manifest):
+                return latest
+        number = (numbers[-1] if numbers else 0) + 1
+        if storage.write_new(manifest_path(name, number), canonical(manifest)):
+            return Dataset(storage, name, number, manifest)
+    raise DataError(f"Dataset '{name}': others publish it at the same time, gave up after {ATTEMPTS} attempts.")
+
+
+def write_table(storage: Storage, name: str, folder: str, table: pa.Table) -> Json:
+    """Write a table of a Dataset under the name its content gives it. Returns its entry for the manifest."""
+    data = parquet_bytes(table)
+    path = storage.write_content(f"datasets/{name}/{folder}", data, ".parquet")
+    return part(path, data, digest(data), table.num_rows)
+
+
+def read_part(storage: Storage, listed: Json, columns: list[str] | None = None) -> pa.Table:
+    """Read a file that a manifest lists, checked against its checksum.
+
+    Raises:
+        DataError: It is missing or was changed.
+    """
+    try:
+        data = storage.read(listed["path"])
+    except FileNotFoundError:
+        data = b""
+    if digest(data) != listed["sha256"]:
+        raise DataError(
+            f"{storage.url(listed['path'])} is missing or was changed after it was published (its checksum differs). "
+            "Restore it from a copy, or remove the Dataset's folder and prepare again."
+        )
+    return pq.read_table(pa.BufferReader(data), columns=columns)
+
+
+def _given(table: pa.Table, column: str | int | None) -> pa.ChunkedArray:
+    """A column as the user gave it, by name or position; null where it is not mapped."""
+    given = [name for name in table.column_names if name.startswith("given_")]
+    if column is None:
+        return pa.chunked_array([pa.nulls(table.num_rows, pa.string())])
+    name = given[column] if isinstance(column, int) else f"given_{column}"
+    if name not in given:
+        known = ", ".join(name.removeprefix("given_") for name in given)
+        raise DataError(f"the item table has no column '{column}'. Its columns: {known}.")
+    return table[name]

@@ -1,0 +1,73 @@
+"""One pass of Ray Data over a list of work items: files, partitions or shards."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterable
+from typing import Any, cast
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+
+from rayrec.artifacts import Json
+from rayrec.errors import RayrecError
+
+Row = dict[str, Any]
+
+
+def run_pass(work: Callable[[Row], Row], items: Iterable[Row]) -> list[Row]:
+    """Apply ``work`` to each item, in parallel; results in the order of the items.
+
+    Items and results are flat dictionaries of numbers, text and bytes. A `RayrecError` raised by ``work`` comes back
+    as itself.
+    """
+
+    def one(batch: dict[str, Any]) -> dict[str, list[Any]]:
+        row = {key: values[0] for key, values in batch.items()}
+        try:
+            result = {"position": row["position"], "error": "", "error_class": "", **work(row)}
+        except RayrecError as error:
+            # Raised inside an operator it would arrive wrapped in a traceback.
+            result = {"position": row["position"], "error": str(error), "error_class": type(error).__name__}
+        return {key: [value] for key, value in result.items()}
+
+    rows = [{**item, "position": position} for position, item in enumerate(items)]
+    if not rows:
+        return []
+    dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(one, batch_size=1)
+    results = sorted(dataset.take_all(), key=lambda row: int(row["position"]))
+    failed = next((row for row in results if row["error"]), None)
+    if failed:
+        raise _error_class(failed["error_class"])(failed["error"])
+    return cast("list[Row]", results)
+
+
+def _error_class(name: str) -> type[RayrecError]:
+    known: dict[str, type[RayrecError]] = {c.__name__: c for c in RayrecError.__subclasses__()}
+    return known.get(name, RayrecError)
+
+
+def to_bytes(table: pa.Table) -> bytes:
+    """An Arrow table as bytes of the IPC format."""
+    sink = io.BytesIO()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return sink.getvalue()
+
+
+def from_bytes(data: bytes) -> pa.Table:
+    """The table that `to_bytes` wrote."""
+    return pa.ipc.open_stream(data).read_all()
+
+
+def parquet_bytes(table: pa.Table) -> bytes:
+    """An Arrow table as a Parquet file; equal tables give equal bytes."""
+    sink = io.BytesIO()
+    pq.write_table(table.replace_schema_metadata(None), sink, compression="zstd")
+    return sink.getvalue()
+
+
+def part(path: str, data: bytes, sha256: str, rows: int) -> Json:
+    """How a manifest lists a file."""
+    return {"path": path, "sha256": sha256, "bytes": len(data), "rows": rows}

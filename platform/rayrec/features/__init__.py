@@ -1,0 +1,1 @@
+"""Fitted transforms: the same code in prepare, train and serve. No Ray."""

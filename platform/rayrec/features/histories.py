@@ -1,0 +1,77 @@
+"""Histories: what each user did, in order, in two flat arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Histories:
+    """Sequences of many users, stored flat.
+
+    Attributes:
+        offsets: ``[U + 1]`` int64; the events of user u are ``items[offsets[u]:offsets[u + 1]]``.
+        items: ``[N]`` int64 item rows (0 is padding and does not occur), oldest first within a user.
+
+    Example::
+
+        >>> Histories.of([[3, 1], [2]]).last(np.array([0, 1]), 3)
+        array([[0, 3, 1],
+               [0, 0, 2]])
+    """
+
+    offsets: np.ndarray
+    items: np.ndarray
+
+    @classmethod
+    def of(cls, sequences: Iterable[Sequence[int]]) -> Histories:
+        """From a list of item rows a user."""
+        arrays = [np.asarray(sequence, dtype=np.int64) for sequence in sequences]
+        offsets = np.cumsum([0, *(len(array) for array in arrays)], dtype=np.int64)
+        return cls(offsets, np.concatenate([np.empty(0, np.int64), *arrays]))
+
+    @classmethod
+    def grouped(cls, lengths: np.ndarray, items: np.ndarray) -> Histories:
+        """From the number of events of each user (``[U]``) and their items one user after the other (``[N]``)."""
+        return cls(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64), items.astype(np.int64))
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, user: int) -> np.ndarray:
+        return self.items[self.offsets[user] : self.offsets[user + 1]]
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Events of each user: ``[U]`` int64."""
+        return np.diff(self.offsets)
+
+    def keep(self, mask: np.ndarray) -> Histories:
+        """The events where ``mask`` (``[N]`` bool) holds; users stay, if need be with none."""
+        kept = np.concatenate([[0], np.cumsum(mask)])[self.offsets]
+        return Histories(kept.astype(np.int64), self.items[mask])
+
+    def last(self, users: np.ndarray, length: int) -> np.ndarray:
+        """The latest events of ``users``: ``[B, length]`` int64, left-padded with 0."""
+        positions = self.offsets[users + 1][:, None] - np.arange(length, 0, -1)[None, :]
+        inside = positions >= self.offsets[users][:, None]
+        if not len(self.items):
+            return np.zeros_like(positions)
+        return np.where(inside, self.items[np.where(inside, positions, 0)], 0)
+
+
+def pad(sequences: Sequence[np.ndarray], max_length: int) -> np.ndarray:
+    """The latest events of each sequence: ``[B, L]`` int64, left-padded with 0.
+
+    L is the longest sequence, at least 1 and at most ``max_length``.
+    """
+    width = max(1, min(max_length, max((len(s) for s in sequences), default=1)))
+    padded = np.zeros((len(sequences), width), dtype=np.int64)
+    for row, sequence in zip(padded, sequences, strict=True):
+        latest = sequence[-width:]
+        if len(latest):
+            row[-len(latest) :] = latest
+    return padded

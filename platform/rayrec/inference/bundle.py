@@ -1,0 +1,209 @@
+"""Model bundles: everything a model needs to answer, in one checksummed folder without a pickle."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from safetensors.numpy import load_file
+
+from rayrec import __version__
+from rayrec.artifacts import Json, Storage, open_folder, publish_folder
+from rayrec.errors import ModelError
+from rayrec.features.histories import pad
+from rayrec.inference.runtime import OnnxRuntime, Runtime, TorchRuntime
+from rayrec.inference.scorer import Scorer
+from rayrec.inference.top_k import top_k
+
+if TYPE_CHECKING:
+    from rayrec.models.base import Recommender
+
+MANIFEST = "model.json"
+SCHEMA = 1
+GOLDEN_HISTORIES = 8
+GOLDEN_ITEMS = 20
+GOLDEN_TOLERANCE = 1e-4
+
+
+@dataclasses.dataclass(frozen=True)
+class Bundle:
+    """A published model.
+
+    Attributes:
+        path: Its folder in the storage.
+        folder: The same on this machine, checked.
+        manifest: `model.json`.
+    """
+
+    path: str
+    folder: Path
+    manifest: Json
+
+    @property
+    def item_keys(self) -> list[str]:
+        """The key of each item row from 1 on."""
+        keys: list[str] = pq.read_table(self.folder / "items.parquet")["key"].to_pylist()
+        return keys
+
+    def model(self) -> Recommender:
+        """The model in torch, with its weights."""
+        from rayrec.models.registry import model_class
+
+        found = model_class(self.manifest["kind"])
+        model = found(found.Config(**self.manifest["config"]), self.manifest["num_items"])
+        load_weights(model, self.folder)
+        return model.eval()
+
+    def scorer(self, runtime: str = "onnx", threads: int = 0) -> Scorer:
+        """A scorer on a runtime, ``onnx`` or ``torch``, checked against the golden answers.
+
+        Raises:
+            ModelError: It does not give the answers it gave when it was published.
+        """
+        chosen: Runtime
+        if runtime == "torch":
+            chosen = TorchRuntime(self.model())
+        else:
+            chosen = OnnxRuntime(self.folder / "variants" / runtime / "model.onnx", threads)
+        tables = self.folder / "tables" / "item.safetensors"
+        vectors = load_file(tables)["weight"] if tables.exists() else None
+        scorer = Scorer(self.manifest["kind"], chosen, self.item_keys, self.manifest["max_length"], vectors)
+        self._check_golden(scorer)
+        return scorer
+
+    def _check_golden(self, scorer: Scorer) -> None:
+        with pa.memory_map(str(self.folder / "golden.arrow")) as file:
+            golden = pa.ipc.open_file(file).read_all()
+        histories = [np.array(history, dtype=np.int64) for history in golden["history"].to_pylist()]
+        items = np.array(golden["items"].to_pylist(), dtype=np.int64)
+        expected = np.array(golden["scores"].to_pylist(), dtype=np.float32)
+        found = scorer.score(histories, candidates=list(items))
+        allowed = GOLDEN_TOLERANCE * max(1.0, float(np.abs(expected).max()))
+        if not np.abs(found - expected).max() <= allowed:
+            raise ModelError(f"{self.path}: the model does not give its golden answers on this machine. Train it again.")
+
+
+def open_bundle(storage: Storage, path: str) -> Bundle:
+    """Open a published model; every file is checked.
+
+    Raises:
+        ModelError: It is not there, was changed, or needs a newer rayrec.
+    """
+    folder, manifest = open_folder(storage, path, MANIFEST)
+    if manifest["oldest_reader"] > SCHEMA:
+        raise ModelError(f"{path} was written by a newer rayrec ({manifest['code_version']}). Upgrade rayrec to read it.")
+    return Bundle(path, folder, manifest)
+
+
+def publish_bundle(
+    storage: Storage,
+    name: str,
+    model: Recommender,
+    item_keys: Sequence[str],
+    golden_histories: Sequence[np.ndarray],
+    lineage: Json,
+    metrics: Json,
+) -> str:
+    """Export, measure and publish a model. Returns the bundle's path.
+
+    Args:
+        storage: Where to.
+        name: The bundle's folder is ``models/NAME/DIGEST``.
+        model: The trained model; it is moved to the CPU.
+        item_keys: The key of each item row from 1 on.
+        golden_histories: Histories to remember the answers to; the first `GOLDEN_HISTORIES` are used.
+        lineage: What it was made from: dataset, view, vocabulary and transform digests, parents.
+        metrics: What was measured while training.
+    """
+    from rayrec.inference.export import export_onnx, measure_parity
+
+    model = model.cpu().eval()
+    histories = [np.asarray(h, dtype=np.int64) for h in golden_histories[:GOLDEN_HISTORIES]] or [np.zeros(0, np.int64)]
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        save_weights(model, folder)
+        pq.write_table(pa.table({"key": pa.array(item_keys, pa.string())}), folder / "items.parquet")
+        graph = folder / "variants" / "onnx" / "model.onnx"
+        graph.parent.mkdir(parents=True)
+        export_onnx(model, graph)
+        variant = {
+            "runtime": "onnxruntime",
+            "parity": measure_parity(model, graph, pad(histories, model.max_length)),
+            "bytes": graph.stat().st_size,
+            "latency_ms": _latency(OnnxRuntime(graph, threads=1), pad(histories[:1], model.max_length)),
+        }
+        _write_golden(folder / "golden.arrow", OnnxRuntime(graph), histories, model.max_length)
+        (folder / "metrics.json").write_text(json.dumps(metrics, indent=1), encoding="utf-8")
+        manifest = _manifest(model, lineage) | {"variants": {"onnx": variant}}
+        return publish_folder(storage, f"models/{name}", folder, manifest, MANIFEST)
+
+
+def save_weights(model: Recommender, folder: Path) -> None:
+    """``dense.safetensors`` and ``tables/NAME.safetensors``."""
+    from safetensors.torch import save_file
+
+    state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+    (folder / "tables").mkdir(parents=True, exist_ok=True)
+    for table in model.tables():
+        rows = {key.removeprefix(f"{table}."): state.pop(key) for key in list(state) if key.startswith(f"{table}.")}
+        save_file(rows, folder / "tables" / f"{table}.safetensors")
+    save_file(state, folder / "dense.safetensors")
+
+
+def load_weights(model: Recommender, folder: Path) -> None:
+    """Fill ``model`` from what `save_weights` wrote."""
+    from safetensors.torch import load_file as load_tensors
+
+    state = load_tensors(folder / "dense.safetensors")
+    for table in model.tables():
+        rows = load_tensors(folder / "tables" / f"{table}.safetensors")
+        state.update({f"{table}.{key}": value for key, value in rows.items()})
+    model.load_state_dict(state)
+
+
+def _manifest(model: Recommender, lineage: Json) -> Json:
+    return {
+        "schema": SCHEMA,
+        "oldest_reader": SCHEMA,
+        "code_version": __version__,
+        "kind": model.kind,
+        "config": dataclasses.asdict(model.config),
+        "num_items": model.num_items,
+        "max_length": model.max_length,
+        "signature": {"history": "int64 [batch, length], left-padded with 0", "scores": "float32 [batch, items + 1]"},
+        "tasks": ["next-item"],
+        **lineage,
+    }
+
+
+def _write_golden(target: Path, runtime: Runtime, histories: Sequence[np.ndarray], max_length: int) -> None:
+    """Each history with its best items and their scores."""
+    scores = runtime(pad(histories, max_length)).copy()
+    scores[:, 0] = -np.inf
+    items, values = top_k(scores, min(GOLDEN_ITEMS, scores.shape[1] - 1))
+    columns: dict[str, Any] = {
+        "history": pa.array([h.tolist() for h in histories], pa.list_(pa.int64())),
+        "items": pa.array(items.tolist(), pa.list_(pa.int64())),
+        "scores": pa.array(values.tolist(), pa.list_(pa.float32())),
+    }
+    table = pa.table(columns)
+    with pa.OSFile(str(target), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+
+
+def _latency(runtime: Runtime, history: np.ndarray, passes: int = 20) -> float:
+    """Median milliseconds of one request on one thread."""
+    seconds = []
+    for _ in range(passes):
+        began = time.perf_counter()
+        runtime(history)
+        seconds.append(time.perf_counter() - began)
+    return round(float(np.median(seconds)) * 1000, 4)

@@ -1,0 +1,67 @@
+"""Export: a model to a graph that runs without torch."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from rayrec.errors import ModelError
+from rayrec.inference.runtime import OnnxRuntime, TorchRuntime
+from rayrec.models.base import Recommender
+
+TOLERANCE = 1e-5
+"""Largest difference allowed between the scores of the exported graph and of torch."""
+
+
+class _ScoreOnly(torch.nn.Module):
+    """`torch.export` starts at ``forward``, which for a model under training is the loss."""
+
+    def __init__(self, model: Recommender) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, history: torch.Tensor) -> torch.Tensor:
+        return self.model.score(history)
+
+
+def export_onnx(model: Recommender, target: Path) -> None:
+    """Write the scoring pass of ``model``, the last position only, as ONNX; batch and length stay free."""
+    length = min(model.max_length, 8)
+    example = torch.ones(2, length, dtype=torch.int64)
+    dynamic = {0: torch.export.Dim("batch")}
+    if model.max_length > 1:
+        dynamic[1] = torch.export.Dim("length", max=model.max_length)
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            _ScoreOnly(model).eval().cpu(),
+            (example,),
+            dynamo=True,
+            input_names=["history"],
+            output_names=["scores"],
+            dynamic_shapes={"history": dynamic},
+            verbose=False,
+        )
+        assert program is not None  # noqa: S101 - for the type checker: dynamo=True always returns a program
+        program.save(str(target), external_data=False)
+
+
+def measure_parity(model: Recommender, graph: Path, histories: np.ndarray) -> float:
+    """Largest absolute difference between the graph's scores and torch's.
+
+    Raises:
+        ModelError: It is above `TOLERANCE`, in units of the larger of 1 and the largest score.
+    """
+    expected = TorchRuntime(model)(histories)[:, 1:]
+    difference = float(np.abs(OnnxRuntime(graph)(histories)[:, 1:] - expected).max())
+    if not difference <= TOLERANCE * max(1.0, float(np.abs(expected).max())):
+        raise ModelError(
+            f"the exported graph of '{model.kind}' differs from torch by {difference:.2e}, more than {TOLERANCE}. "
+            "This is a fault of the export; please report it with the recipe."
+        )
+    return difference

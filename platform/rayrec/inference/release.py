@@ -1,0 +1,76 @@
+"""Releases: what is promoted, served, rolled back and compared. A Release pins everything an answer depends on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from rayrec.artifacts import Json, Storage, canonical, short_digest
+from rayrec.errors import ModelError
+from rayrec.inference.bundle import Bundle, open_bundle
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Release:
+    """A published Release.
+
+    Attributes:
+        storage: Where it and its parts live.
+        content: What it pins: ``models`` by role (``main`` and ``popular``) and their ``variants``, the ``dataset``
+            with its catalogue and transforms, the funnel's policy, the test metrics.
+    """
+
+    storage: Storage
+    content: Json
+
+    @cached_property
+    def digest(self) -> str:
+        """Its name."""
+        return short_digest(self.content)
+
+    @property
+    def path(self) -> str:
+        """Its file in the storage."""
+        return f"releases/{self.digest}.json"
+
+    @property
+    def uri(self) -> str:
+        """Its file's URI."""
+        return self.storage.url(self.path)
+
+    @property
+    def name(self) -> str:
+        """The name it is registered under."""
+        return str(self.content["name"])
+
+    def bundle(self, role: str = "main") -> Bundle:
+        """The model in a role, checked.
+
+        Raises:
+            ModelError: It is damaged or gone.
+        """
+        return open_bundle(self.storage, self.content["models"][role])
+
+
+def publish_release(storage: Storage, content: Json) -> Release:
+    """Write a Release. The same content gives the same Release."""
+    release = Release(storage, {"schema": SCHEMA, **content})
+    storage.write_new(release.path, canonical(release.content))
+    return release
+
+
+def open_release(storage: Storage, digest: str) -> Release:
+    """The Release with this digest.
+
+    Raises:
+        ModelError: It is not there, or was changed.
+    """
+    try:
+        release = Release(storage, storage.read_json(f"releases/{digest}.json"))
+    except FileNotFoundError as error:
+        raise ModelError(f"there is no Release {digest} in {storage.uri}. `rayrec list` shows what there is.") from error
+    if release.digest != digest:
+        raise ModelError(f"{release.storage.url(f'releases/{digest}.json')} was changed after it was published.")
+    return release

@@ -1,0 +1,57 @@
+"""Runtimes: what computes the scores of a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import onnxruntime as ort
+
+if TYPE_CHECKING:
+    from rayrec.models.base import Recommender
+
+
+class Runtime(Protocol):
+    """Scores of all items for padded histories."""
+
+    def __call__(self, history: np.ndarray) -> np.ndarray:
+        """``[B, L]`` int64, left-padded with 0, to ``[B, V + 1]`` float32; column 0 means nothing."""
+
+
+class OnnxRuntime:
+    """ONNX Runtime on the CPU.
+
+    Args:
+        graph: The exported graph.
+        threads: Threads of one pass; 0 takes all cores.
+    """
+
+    def __init__(self, graph: Path, threads: int = 0) -> None:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        # Idle threads would spin on cores that other replicas need.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        self._session = ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+
+    def __call__(self, history: np.ndarray) -> np.ndarray:
+        """See `Runtime`."""
+        scores: np.ndarray = self._session.run(["scores"], {"history": history})[0]
+        return scores
+
+
+class TorchRuntime:
+    """The model itself, in eager mode, on the device where it is."""
+
+    def __init__(self, model: Recommender) -> None:
+        self._model = model.eval()
+
+    def __call__(self, history: np.ndarray) -> np.ndarray:
+        """See `Runtime`."""
+        import torch
+
+        tensors = [*self._model.parameters(), *self._model.buffers()]
+        with torch.inference_mode():
+            scores: np.ndarray = self._model.score(torch.from_numpy(history).to(tensors[0].device)).float().cpu().numpy()
+        return scores

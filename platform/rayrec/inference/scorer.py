@@ -1,0 +1,92 @@
+"""The scorer: one interface to every model, for evaluation, tuning and serving alike."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from rayrec.features.histories import pad
+from rayrec.inference.runtime import Runtime
+from rayrec.inference.top_k import top_k
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """A model that can be asked.
+
+    Attributes:
+        kind: The architecture's name.
+        runtime: What computes.
+        item_keys: The key of each item row from 1 on.
+        max_length: How many of the latest events are read.
+        vectors: ``[V + 1, D]`` float32 item vectors, or None where the model has none.
+    """
+
+    kind: str
+    runtime: Runtime
+    item_keys: Sequence[str]
+    max_length: int
+    vectors: np.ndarray | None = None
+
+    @cached_property
+    def rows(self) -> Mapping[str, int]:
+        """The row of each item key."""
+        return {key: row for row, key in enumerate(self.item_keys, start=1)}
+
+    def rows_of(self, keys: Sequence[str]) -> np.ndarray:
+        """Rows of the keys the model knows, in order: ``[n]`` int64. Unknown keys are left out."""
+        return np.array([self.rows[key] for key in keys if key in self.rows], dtype=np.int64)
+
+    def score(
+        self,
+        histories: Sequence[np.ndarray],
+        contexts: Sequence[Mapping[str, Any]] | None = None,
+        candidates: Sequence[np.ndarray] | None = None,
+    ) -> np.ndarray:
+        """Scores of items as each history's next one.
+
+        Args:
+            histories: Item rows of each request, oldest first; may be empty.
+            contexts: Context features of each request. The present models have none and read nothing from it.
+            candidates: Item rows to score for each request, equally many; by default all items.
+
+        Returns:
+            ``[B, V + 1]`` float32 with minus infinity for padding, or ``[B, C]`` for candidates.
+        """
+        scores = self.runtime(pad(histories, self.max_length)).copy()
+        scores[:, 0] = -np.inf
+        return scores if candidates is None else np.take_along_axis(scores, np.stack(candidates), axis=1)
+
+    def top(
+        self, histories: Sequence[np.ndarray], k: int, exclude: Sequence[np.ndarray] | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The best ``k`` items of each history, without those in ``exclude`` (item rows of each request).
+
+        Returns:
+            Item rows ``[B, k]`` int64 and scores ``[B, k]`` float32; row 0 where fewer are left.
+        """
+        scores = self.score(histories)
+        for row, rows in zip(scores, exclude or [], strict=False):
+            row[rows] = -np.inf
+        return top_k(scores, k)
+
+    def similar(self, row: int, k: int) -> tuple[np.ndarray, np.ndarray] | None:
+        """The ``k`` items nearest to an item by cosine: rows ``[k]`` and similarities ``[k]``; None without vectors."""
+        if self.vectors is None:
+            return None
+        similarities = self._directions @ self._directions[row]
+        similarities[[0, row]] = -np.inf
+        rows, values = top_k(similarities[None, :], k)
+        return rows[0], values[0]
+
+    @cached_property
+    def _directions(self) -> np.ndarray:
+        """Item vectors of length 1: ``[V + 1, D]`` float32."""
+        if self.vectors is None:
+            raise ValueError("this model has no item vectors")
+        lengths = np.linalg.norm(self.vectors, axis=1, keepdims=True)
+        return np.asarray(self.vectors / np.maximum(lengths, 1e-12), dtype=np.float32)

@@ -1,0 +1,48 @@
+"""How a model is optimised: the settings that the training loop reads. No torch: recipes are read without it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from rayrec.models.checks import require
+
+
+@dataclass(frozen=True)
+class Optimization:
+    """Settings of the training loop.
+
+    Attributes:
+        epochs: Most passes over the training users.
+        batch_size: Users a step, over all workers together.
+        learning_rate: Peak learning rate of AdamW.
+        weight_decay: Decoupled weight decay of the matrices (not of item vectors, norms and biases).
+        warmup: Share of all steps over which the learning rate rises from 0.
+        decay: How it falls afterwards: along a cosine to a tenth of the peak, or not at all.
+        clip: Largest gradient norm; larger gradients are scaled down.
+        patience: Stop after so many epochs without a better validation metric.
+        metric: The validation metric that is watched.
+        precision: ``bf16`` runs forward and backward under autocast on a GPU; ``auto`` does so where there is one.
+        seed: Seed of initial weights, batch order and dropout.
+    """
+
+    epochs: int = 100
+    batch_size: int = 128
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.0
+    warmup: float = 0.0
+    decay: Literal["cosine", "none"] = "none"
+    clip: float = 1.0
+    patience: int = 10
+    metric: str = "ndcg@10"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "patience"):
+            require(getattr(self, name) >= 1, f"{name} must be at least 1, not {getattr(self, name)}")
+        for name in ("learning_rate", "clip"):
+            require(getattr(self, name) > 0, f"{name} must be above 0, not {getattr(self, name)}")
+        require(self.weight_decay >= 0, f"weight_decay must not be negative, as {self.weight_decay} is")
+        require(0 <= self.warmup <= 1, f"warmup is a share of all steps: between 0 and 1, not {self.warmup}")
+        require(self.seed >= 0, f"seed must not be negative, as {self.seed} is")

@@ -1,0 +1,31 @@
+"""The models by name. Imported when asked for: naming a model costs nothing until it is used."""
+
+from __future__ import annotations
+
+import difflib
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from rayrec.errors import RecipeError
+
+if TYPE_CHECKING:
+    from rayrec.models.base import Recommender
+
+MODELS = {
+    "popularity": "rayrec.models.popularity:Popularity",
+    "sasrec": "rayrec.models.sasrec:SASRec",
+}
+
+
+def model_class(name: str) -> type[Recommender]:
+    """The class registered as ``name``.
+
+    Raises:
+        RecipeError: No model has that name; the message gives the nearest one.
+    """
+    if name not in MODELS:
+        nearest = difflib.get_close_matches(str(name), MODELS, n=1, cutoff=0.0)[0]
+        raise RecipeError(f"model.name: no model is called '{name}'. Did you mean '{nearest}'? Known: {', '.join(MODELS)}.")
+    module, _, attribute = MODELS[name].partition(":")
+    found: type[Recommender] = getattr(import_module(module), attribute)
+    return found

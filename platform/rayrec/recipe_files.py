@@ -1,0 +1,252 @@
+"""Finding, reading, overriding and checking recipes."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import pydantic
+import yaml
+from pydantic import ConfigDict, TypeAdapter
+
+from rayrec.artifacts import Json
+from rayrec.errors import RecipeError
+from rayrec.models.registry import MODELS, model_class
+from rayrec.recipe import ModelChoice, Recipe
+
+PACKAGED = files("rayrec") / "recipes"
+DEFAULT_MODEL = "sasrec"
+
+
+def packaged_recipes() -> dict[str, str]:
+    """The recipes that come with rayrec: name to the first line of its comment."""
+    found = {}
+    for file in sorted(PACKAGED.iterdir(), key=lambda f: f.name):
+        if file.name.endswith(".yaml"):
+            first = file.read_text(encoding="utf-8").splitlines()[0]
+            found[file.name.removesuffix(".yaml")] = first.lstrip("# ")
+    return found
+
+
+def load_recipe(reference: str, overrides: Sequence[str] = (), simulated: bool = False) -> Recipe:
+    """A validated recipe.
+
+    Args:
+        reference: A YAML file, or the name of a packaged recipe.
+        overrides: ``section.key=value`` each; the value is read as YAML.
+        simulated: Replace the recipe's data with simulated logs; marks the recipe and its name as such.
+
+    Raises:
+        RecipeError: The file, an override, a key or a value is wrong.
+    """
+    raw, folder = _read(reference)
+    if simulated:
+        raw = _with_simulated_data(raw)
+    for override in overrides:
+        _set(raw, override)
+    return parse_recipe(raw, where=reference, folder=folder)
+
+
+def parse_recipe(raw: Mapping[str, Any], where: str = "recipe", folder: Path | None = None) -> Recipe:
+    """Validate a recipe given as plain values; relative paths of data are taken from ``folder``.
+
+    Raises:
+        RecipeError: Every wrong key and value, one a line.
+    """
+    body = dict(raw)
+    messages: list[str] = []
+    choice = _parse_model(body.pop("model", None), messages)
+    try:
+        recipe = Recipe.model_validate({**body, "model": choice})
+    except pydantic.ValidationError as error:
+        schema = Recipe.model_json_schema()
+        messages += [_describe(problem, schema) for problem in _innermost(error.errors())]
+    if messages:
+        raise RecipeError(f"recipe {where}:\n  " + "\n  ".join(messages))
+    return recipe if folder is None else _resolved(recipe, folder)
+
+
+def json_schema() -> Json:
+    """JSON Schema of a recipe, for editors."""
+    schema = Recipe.model_json_schema()
+    choices = []
+    for name in MODELS:
+        config = TypeAdapter(_strict(model_class(name).Config)).json_schema()
+        config["properties"] = {"name": {"const": name}, **config.get("properties", {})}
+        choices.append({**config, "required": ["name"]})
+    schema["properties"]["model"] = {"anyOf": choices, "description": "The model and its architecture."}
+    schema["required"] = ["name", "data"]
+    return schema
+
+
+def to_yaml(recipe: Recipe) -> str:
+    """The complete recipe, every default written out."""
+    return yaml.safe_dump(recipe.model_dump(mode="json", by_alias=True, exclude_none=True), sort_keys=False)
+
+
+def _read(reference: str) -> tuple[dict[str, Any], Path | None]:
+    path = Path(reference)
+    if path.suffix in {".yaml", ".yml"} or path.is_file():
+        if not path.is_file():
+            raise RecipeError(f"recipe {reference}: there is no such file. Packaged recipes: {_known()}.")
+        return _parsed(path.read_text(encoding="utf-8"), reference), path.absolute().parent
+    if reference not in packaged_recipes():
+        nearest = difflib.get_close_matches(reference, packaged_recipes(), n=1, cutoff=0.0)
+        raise RecipeError(
+            f"recipe {reference}: no file and no packaged recipe has that name. "
+            f"Did you mean '{nearest[0]}'? Packaged recipes: {_known()}. `rayrec init FILE` writes one for your own data."
+        )
+    return _parsed((PACKAGED / f"{reference}.yaml").read_text(encoding="utf-8"), reference), None
+
+
+def _known() -> str:
+    return ", ".join(packaged_recipes())
+
+
+def _parsed(text: str, where: str) -> dict[str, Any]:
+    try:
+        raw = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"recipe {where} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(raw, dict):
+        raise RecipeError(f"recipe {where}: expected sections such as `name:` and `data:`, found {type(raw).__name__}.")
+    return raw
+
+
+def _with_simulated_data(raw: dict[str, Any]) -> dict[str, Any]:
+    simulated = _parsed((PACKAGED / "simulated.yaml").read_text(encoding="utf-8"), "simulated")
+    if raw.get("simulated"):
+        return raw
+    view = {key: value for key, value in (raw.get("data") or {}).items() if key in {"view", "split", "clean"}}
+    return {**raw, "name": f"{raw.get('name')}-simulated", "simulated": True, "data": {**simulated["data"], **view}}
+
+
+def _set(raw: dict[str, Any], override: str) -> None:
+    """Apply one ``section.key=value`` in place."""
+    path, equals, text = override.partition("=")
+    if not equals or not path:
+        raise RecipeError(f"--set {override}: write it as section.key=value, such as training.epochs=5.")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"--set {override}: the value is not YAML: {' '.join(str(error).split())}") from error
+    *parents, last = path.split(".")
+    if path == "model.name" and (raw.get("model") or {}).get("name", DEFAULT_MODEL) != value:
+        # The settings of one architecture mean nothing to another.
+        raw["model"] = {}
+    node: Any = raw
+    for key in parents:
+        node = _child(node, key, override)
+    _assign(node, last, value, override)
+
+
+def _child(node: Any, key: str, override: str) -> Any:
+    if isinstance(node, list):
+        return node[_index(node, key, override)]
+    if node.get(key) is None:
+        node[key] = {}
+    if not isinstance(node[key], dict | list):
+        raise RecipeError(f"--set {override}: '{key}' is a value ({node[key]}), it has no keys of its own.")
+    return node[key]
+
+
+def _assign(node: Any, key: str, value: Any, override: str) -> None:
+    if isinstance(node, list):
+        node[_index(node, key, override)] = value
+    else:
+        node[key] = value
+
+
+def _index(node: list[Any], key: str, override: str) -> int:
+    if not key.isdigit() or int(key) >= len(node):
+        raise RecipeError(f"--set {override}: '{key}' must be a position from 0 to {len(node) - 1}.")
+    return int(key)
+
+
+def _resolved(recipe: Recipe, folder: Path) -> Recipe:
+    """Relative paths of data made absolute, from the recipe's folder."""
+
+    def absolute(source: Any) -> Any:
+        if source is None or "://" in source.path or Path(source.path).is_absolute():
+            return source
+        return source.model_copy(update={"path": str(folder / source.path)})
+
+    data = recipe.data
+    sources = tuple(absolute(source) for source in data.sources)
+    update = {"sources": sources, "items": absolute(data.items), "users": absolute(data.users)}
+    return recipe.model_copy(update={"data": data.model_copy(update=update)})
+
+
+def _parse_model(section: Any, messages: list[str]) -> ModelChoice | None:
+    """The `model` section; problems are added to ``messages``."""
+    section = {} if section is None else section
+    if not isinstance(section, dict):
+        messages.append(f"model = {section!r}: expected keys such as `name: {DEFAULT_MODEL}`.")
+        return None
+    settings = {"name": DEFAULT_MODEL, **section}
+    name = settings.pop("name")
+    try:
+        config_class = model_class(name).Config
+        config = TypeAdapter(_strict(config_class)).validate_python(settings)
+    except RecipeError as error:
+        messages.append(str(error))
+        return None
+    except pydantic.ValidationError as error:
+        schema = TypeAdapter(_strict(config_class)).json_schema()
+        messages.extend(_describe(problem, schema, prefix=("model",)) for problem in error.errors())
+        return None
+    return ModelChoice(name, config_class(**dataclasses.asdict(config)))
+
+
+def _strict(config_class: type) -> Any:
+    """The config as a pydantic dataclass that refuses unknown keys."""
+    return pydantic.dataclasses.dataclass(config_class, frozen=True, config=ConfigDict(extra="forbid"))
+
+
+def _innermost(problems: Sequence[Any]) -> list[Any]:
+    """The problems without those that only follow from one inside them."""
+    return [p for p in problems if not any(p["loc"] == o["loc"][: len(p["loc"])] and p is not o for o in problems)]
+
+
+def _describe(problem: Any, schema: Json, prefix: tuple[str, ...] = ()) -> str:
+    """One line: the key, the value, what is wrong, the nearest valid one."""
+    location = [part for part in problem["loc"] if not str(part).startswith("function-")]
+    key = ".".join(str(part) for part in (*prefix, *location))
+    if problem["type"] in {"extra_forbidden", "unexpected_keyword_argument"}:
+        valid = _keys_at(schema, location[:-1])
+        return f"{key}: unknown key.{_nearest(str(location[-1]), valid)}"
+    if problem["type"] in {"missing", "missing_argument"}:
+        return f"{key}: required, but missing."
+    reason = problem["msg"].removeprefix("Value error, ")
+    if not isinstance(problem["input"], str | int | float | bool | None):
+        return f"{key or 'recipe'}: {reason}."
+    expected = problem.get("ctx", {}).get("expected", "")
+    return f"{key} = {problem['input']!r}: {reason}.{_nearest(str(problem['input']), expected.split(chr(39))[1::2])}"
+
+
+def _nearest(text: str, valid: Iterable[str]) -> str:
+    matches = difflib.get_close_matches(text, list(valid), n=1, cutoff=0.0)
+    return f" Did you mean '{matches[0]}'?" if matches else ""
+
+
+def _keys_at(schema: Json, location: Sequence[str | int]) -> list[str]:
+    """The valid keys of the section at ``location``, from the JSON Schema."""
+    node = schema
+    for part in location:
+        node = _dereferenced(schema, node)
+        node = node.get("items", {}) if isinstance(part, int) else node.get("properties", {}).get(part, {})
+    return list(_dereferenced(schema, node).get("properties", {}))
+
+
+def _dereferenced(schema: Json, node: Json) -> Json:
+    """Follow ``$ref``, and the branch of an optional section that has keys."""
+    for branch in node.get("anyOf", node.get("allOf", [])):
+        if "$ref" in branch:
+            node = branch
+    while "$ref" in node:
+        node = schema["$defs"][node["$ref"].rsplit("/", 1)[1]]
+    return node

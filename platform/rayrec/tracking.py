@@ -1,0 +1,330 @@
+"""MLflow: where artifacts are found. Runs with their lineage, and the registry of Releases with its aliases."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rayrec.artifacts import Json, home
+from rayrec.errors import ModelError, StorageError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
+
+CHAMPION, CANDIDATE = "champion", "candidate"
+RELEASE_TAG, STORAGE_TAG, SIMULATED_TAG, HISTORY_TAG = (
+    "rayrec.release",
+    "rayrec.storage",
+    "rayrec.simulated",
+    "rayrec.champions",
+)
+PARAM_LENGTH = 500
+
+
+@dataclass(frozen=True)
+class RegisteredRelease:
+    """A version in the registry.
+
+    Attributes:
+        name: The registered model.
+        version: Its number.
+        digest: The Release it stands for.
+        storage: URI of the storage that holds the Release.
+        aliases: Such as ``champion``.
+        run_id: The MLflow run that made it.
+    """
+
+    name: str
+    version: int
+    digest: str
+    storage: str
+    aliases: tuple[str, ...]
+    run_id: str
+
+
+def mlflow_name(metric: str) -> str:
+    """A metric's name as MLflow takes it: ``ndcg@10`` is ``ndcg_at_10``. The one place where names are mapped."""
+    return metric.replace("@", "_at_").replace(">", "over_")
+
+
+class TrackedRun:
+    """A run to log into."""
+
+    def __init__(self, client: MlflowClient, run_id: str) -> None:
+        self._client = client
+        self.id = run_id
+
+    def params(self, values: Mapping[str, Any]) -> None:
+        """Parameters, nested ones with dots between."""
+        from mlflow.entities import Param
+
+        flat = [Param(key, str(value)[:PARAM_LENGTH]) for key, value in flatten(values).items()]
+        self._client.log_batch(self.id, params=flat)
+
+    def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
+        """Metrics by their recipe names."""
+        import time
+
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        self._client.log_batch(self.id, [Metric(mlflow_name(k), float(v), now, step) for k, v in values.items()])
+
+    def tags(self, values: Mapping[str, object]) -> None:
+        """Tags."""
+        for key, value in values.items():
+            self._client.set_tag(self.id, key, str(value))
+
+    def dataset(self, name: str, digest: str, uri: str, context: str, profile: Json) -> None:
+        """The Dataset as the run's input."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        entry = Dataset(name, digest, "local", json.dumps({"uri": uri}), profile=json.dumps(profile))
+        self._client.log_inputs(self.id, [DatasetInput(entry, [InputTag("mlflow.data.context", context)])])
+
+    def json(self, value: object, file: str) -> None:
+        """A JSON artifact."""
+        self._client.log_dict(self.id, value, file)  # type: ignore[arg-type]
+
+    def text(self, value: str, file: str) -> None:
+        """A text artifact."""
+        self._client.log_text(self.id, value, file)
+
+    def figure(self, figure: Figure, file: str) -> None:
+        """A plot."""
+        self._client.log_figure(self.id, figure, file)
+
+
+class Tracker:
+    """Everything rayrec says to MLflow.
+
+    The server is ``MLFLOW_TRACKING_URI``; by default an SQLite file in `home`.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    @property
+    def uri(self) -> str:
+        """The tracking URI."""
+        return tracking_uri()
+
+    @cached_property
+    def client(self) -> MlflowClient:
+        """The client, connected.
+
+        Raises:
+            StorageError: The server cannot be reached.
+        """
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        import logging
+
+        from mlflow import MlflowClient
+
+        # The first use of an SQLite file migrates it, with a line of log for each of some forty steps.
+        logging.getLogger("alembic").setLevel(logging.WARNING)
+        logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
+        home().mkdir(parents=True, exist_ok=True)
+        return MlflowClient(self.uri, registry_uri=self.uri)
+
+    @cached_property
+    def experiment(self) -> str:
+        """The id of the experiment called like the recipe, made if need be."""
+        with _reporting(self.uri):
+            found = self.client.get_experiment_by_name(self.name)
+            if found:
+                return str(found.experiment_id)
+            location = (home() / "mlruns" / self.name).as_uri() if self.uri.startswith("sqlite:") else None
+            return str(self.client.create_experiment(self.name, artifact_location=location))
+
+    @contextmanager
+    def run(self, stage: str, parent: TrackedRun) -> Iterator[TrackedRun]:
+        """A run nested in ``parent`` for as long as the block lasts."""
+        run = self.begin(stage, parent)
+        try:
+            yield run
+        except BaseException as error:
+            self.end(run, error)
+            raise
+        self.end(run)
+
+    def begin(self, stage: str, parent: TrackedRun | None = None) -> TrackedRun:
+        """A run that lasts until `end`; nested in ``parent``."""
+        tags = {"mlflow.runName": stage, "rayrec.stage": stage}
+        if parent:
+            tags["mlflow.parentRunId"] = parent.id
+        with _reporting(self.uri):
+            created = self.client.create_run(self.experiment, tags=tags)
+        return TrackedRun(self.client, created.info.run_id)
+
+    def end(self, run: TrackedRun, error: BaseException | None = None) -> None:
+        """End a run: FINISHED, FAILED, or KILLED when the user interrupted it."""
+        status = "FINISHED" if error is None else "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
+        self.client.set_terminated(run.id, status)
+
+    def register(
+        self, run: TrackedRun, digest: str, storage: str, reference: Path, description: str, simulated: bool
+    ) -> RegisteredRelease:
+        """Register a Release as the next version of its name; ``@candidate`` points to it.
+
+        Args:
+            run: The run that made it.
+            digest: The Release's digest.
+            storage: URI of the storage that holds it.
+            reference: A folder with what the MLflow flavour loads (`rayrec.inference.pyfunc.write_reference`).
+            description: Shown by the registry.
+            simulated: Whether its data is simulated.
+        """
+        import mlflow.pyfunc
+
+        if not self.client.search_registered_models(f"name = '{self.name}'"):
+            self.client.create_registered_model(self.name)
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(temporary) / "release"
+            # Loaded by the module's name: MLflow would otherwise pickle an instance.
+            mlflow.pyfunc.save_model(
+                str(folder), loader_module="rayrec.inference.pyfunc", data_path=str(reference), pip_requirements=["rayrec"]
+            )
+            self.client.log_artifacts(run.id, str(folder), "release")
+        source = f"{self.client.get_run(run.id).info.artifact_uri}/release"
+        tags = {RELEASE_TAG: digest, STORAGE_TAG: storage, SIMULATED_TAG: str(simulated).lower()}
+        version = self.client.create_model_version(self.name, source, run.id, tags, description=description)
+        self.client.set_registered_model_alias(self.name, CANDIDATE, version.version)
+        return find_release(f"{self.name}/{version.version}")
+
+    def releases(self) -> list[RegisteredRelease]:
+        """All versions of this name, oldest first."""
+        found = self.client.search_model_versions(f"name = '{self.name}'")
+        # A search leaves the aliases out; they stand with the registered model.
+        return sorted((self._registered(version) for version in found), key=lambda r: r.version)
+
+    def champion(self) -> RegisteredRelease | None:
+        """The Release that is served by name, if there is one."""
+        return next((release for release in self.releases() if CHAMPION in release.aliases), None)
+
+    def promote(self, version: int) -> RegisteredRelease:
+        """Make a version the champion."""
+        release = find_release(f"{self.name}/{version}")
+        champions = [number for number in self._champions() if number != version]
+        self._set_champions([*champions, version])
+        return find_release(f"{release.name}/{version}")
+
+    def rollback(self) -> RegisteredRelease:
+        """Make the champion before the present one champion again.
+
+        Raises:
+            ModelError: There was none before.
+        """
+        existing = {release.version for release in self.releases()}
+        champions = [number for number in self._champions() if number in existing]
+        if len(champions) < 2:
+            raise ModelError(f"'{self.name}' has no earlier champion to go back to. `rayrec promote NAME/VERSION` sets one.")
+        self._set_champions(champions[:-1])
+        return find_release(f"{self.name}/{champions[-2]}")
+
+    def delete(self, version: int) -> None:
+        """Take a version out of the registry."""
+        self.client.delete_model_version(self.name, str(version))
+
+    def _champions(self) -> list[int]:
+        """Versions that have been champion, the present one last."""
+        if not self.client.search_registered_models(f"name = '{self.name}'"):
+            return []
+        tags = self.client.get_registered_model(self.name).tags
+        return [int(number) for number in json.loads(tags.get(HISTORY_TAG, "[]"))]
+
+    def _set_champions(self, versions: list[int]) -> None:
+        self.client.set_registered_model_alias(self.name, CHAMPION, str(versions[-1]))
+        self.client.set_registered_model_tag(self.name, HISTORY_TAG, json.dumps(versions))
+
+    def _registered(self, version: ModelVersion) -> RegisteredRelease:
+        aliases = self.client.get_registered_model(self.name).aliases
+        mine = tuple(alias for alias, number in aliases.items() if str(number) == str(version.version))
+        number, tags = int(version.version), version.tags
+        return RegisteredRelease(
+            self.name, number, tags.get(RELEASE_TAG, ""), tags.get(STORAGE_TAG, ""), mine, str(version.run_id)
+        )
+
+
+def tracking_uri() -> str:
+    """``MLFLOW_TRACKING_URI``, by default an SQLite file in `home`."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home()}/mlflow.db"
+
+
+def registered_names() -> list[str]:
+    """The names of all registered Releases."""
+    return sorted(model.name for model in Tracker("").client.search_registered_models())
+
+
+def find_release(reference: str) -> RegisteredRelease:
+    """A version by reference: ``NAME`` (the champion), ``NAME@ALIAS`` or ``NAME/VERSION``.
+
+    Raises:
+        ModelError: There is none; the message says which there are.
+    """
+    name, alias, version = split_reference(reference)
+    known = Tracker(name).releases()
+    if not known:
+        raise ModelError(f"no Release called '{name}' is registered. `rayrec list` shows what there is.")
+    wanted = [r for r in known if (r.version == version if version is not None else alias in r.aliases)]
+    if not wanted:
+        versions = ", ".join(f"{name}/{r.version}" + "".join(f" (@{a})" for a in r.aliases) for r in known)
+        raise ModelError(f"'{reference}' is not registered. There is: {versions}.")
+    return wanted[0]
+
+
+def split_reference(reference: str) -> tuple[str, str | None, int | None]:
+    """``NAME``, ``NAME@ALIAS`` or ``NAME/VERSION`` as (name, alias, version).
+
+    Raises:
+        ModelError: It is none of these.
+    """
+    if "@" in reference:
+        name, _, alias = reference.partition("@")
+        return name, alias, None
+    name, slash, version = reference.partition("/")
+    if slash and not version.isdigit():
+        raise ModelError(f"'{reference}' is no reference. Write NAME, NAME@ALIAS or NAME/VERSION, such as movies/3.")
+    return name, None if slash else CHAMPION, int(version) if slash else None
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dictionaries as one, keys joined with dots.
+
+    >>> flatten({"a": {"b": 1}})
+    {'a.b': 1}
+    """
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+@contextmanager
+def _reporting(uri: str) -> Iterator[None]:
+    """One message when MLflow cannot be reached."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        raise StorageError(
+            f"MLflow at {_without_password(uri)} cannot be used: {str(error).splitlines()[0]} Check MLFLOW_TRACKING_URI."
+        ) from error
+
+
+def _without_password(uri: str) -> str:
+    scheme, separator, rest = uri.partition("://")
+    return f"{scheme}{separator}{rest.rpartition('@')[2]}"

@@ -1,0 +1,1 @@
+"""Dataset -> Model: Ray Train around a plain torch loop."""

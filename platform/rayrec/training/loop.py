@@ -1,0 +1,161 @@
+"""The training loop: plain torch, one process or many (whoever starts it sets up torch.distributed).
+
+The loss of a step is the sum over all workers' targets divided by their global number, so the number of workers does
+not change what is computed. Randomness is seeded afresh at each step from (seed, epoch, step, worker): a run taken up
+at an epoch goes on exactly as if it had not stopped.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from rayrec.errors import ModelError
+from rayrec.models.base import Recommender
+from rayrec.models.optimization import Optimization
+from rayrec.training.feed import ResidentFeed
+from rayrec.training.optimizer import build_optimizer, learning_rate
+
+Metrics = dict[str, float]
+
+
+@dataclass
+class Progress:
+    """Where a run stands. It goes into checkpoints as JSON.
+
+    Attributes:
+        epoch: Epochs done.
+        best_epoch: The epoch (counted from 1) with the best validation metric so far; 0 before the first.
+        best: That metric's value.
+        history: One entry an epoch: ``epoch``, ``loss``, ``learning_rate``, ``seconds``, ``tokens_per_second`` and the
+            validation metrics.
+    """
+
+    epoch: int = 0
+    best_epoch: int = 0
+    best: float = -math.inf
+    history: list[Metrics] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class World:
+    """This worker among all: its rank, their number, and its device."""
+
+    rank: int = 0
+    size: int = 1
+    device: torch.device = torch.device("cpu")
+
+    def sum(self, values: list[float]) -> list[float]:
+        """``values`` summed over the workers."""
+        if self.size == 1:
+            return values
+        tensor = torch.tensor(values, dtype=torch.float64, device=self.device)
+        torch.distributed.all_reduce(tensor)
+        return cast("list[float]", tensor.tolist())
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything a training run holds; `after_epoch` sees it to write checkpoints and report."""
+
+    model: Recommender
+    optimizer: torch.optim.Optimizer
+    settings: Optimization
+    world: World
+    progress: Progress
+
+
+def start(model: Recommender, settings: Optimization, world: World) -> Run:
+    """A run that has not begun: the model moved to its device, a fresh optimizer."""
+    model.to(world.device)
+    return Run(model, build_optimizer(model, settings), settings, world, Progress())
+
+
+def train(
+    run: Run,
+    feed: ResidentFeed,
+    validate: Callable[[Recommender], Metrics],
+    after_epoch: Callable[[Run], None],
+) -> Progress:
+    """Train until the epochs are done or the validation metric no longer rises.
+
+    Args:
+        run: A fresh run, or one restored from a checkpoint.
+        feed: The training batches.
+        validate: Metrics of the model on the validation events, equal on every worker.
+        after_epoch: Called on every worker after each epoch; ``progress.best_epoch == progress.epoch`` marks a new best.
+
+    Raises:
+        ModelError: The loss is no longer a number.
+    """
+    settings, progress = run.settings, run.progress
+    wrapped = DistributedDataParallel(run.model) if run.world.size > 1 else run.model
+    while progress.epoch < settings.epochs and progress.epoch - progress.best_epoch < settings.patience:
+        began = time.perf_counter()
+        loss, tokens, rate = _epoch(run, wrapped, feed)
+        seconds = time.perf_counter() - began
+        run.model.eval()
+        metrics = validate(run.model)
+        progress.epoch += 1
+        if metrics[settings.metric] > progress.best:
+            progress.best, progress.best_epoch = metrics[settings.metric], progress.epoch
+        entry = {"epoch": progress.epoch, "loss": loss, "learning_rate": rate, "seconds": seconds}
+        progress.history.append(entry | {"tokens_per_second": tokens / seconds} | metrics)
+        after_epoch(run)
+    return progress
+
+
+def _epoch(run: Run, wrapped: nn.Module, feed: ResidentFeed) -> tuple[float, int, float]:
+    """One pass over the users: mean loss a target, targets, last learning rate."""
+    run.model.train()
+    epoch, total_steps = run.progress.epoch, feed.steps * run.settings.epochs
+    order = feed.order(epoch)
+    loss_sum, tokens, rate = torch.zeros((), dtype=torch.float64), 0, 0.0
+    for step in range(feed.steps):
+        rate = learning_rate(epoch * feed.steps + step, total_steps, run.settings)
+        _seed(run.settings.seed, epoch, step, run.world.rank)
+        batch = feed.batch(order, step, run.world.rank, run.world.size)
+        loss_sum += _step(run, wrapped, batch.history, batch.targets, batch.global_targets, rate)
+        tokens += batch.global_targets
+    (total,) = run.world.sum([float(loss_sum)])
+    if not math.isfinite(total):
+        raise ModelError(
+            f"training: the loss became {total} in epoch {epoch + 1}. "
+            f"Lower training.learning_rate (now {run.settings.learning_rate:g}) or training.clip and run again."
+        )
+    return total / max(1, tokens), tokens, rate
+
+
+def _step(run: Run, wrapped: nn.Module, history: Tensor, targets: Tensor, divisor: int, rate: float) -> Tensor:
+    """Forward, backward, update. Returns this worker's summed loss, detached."""
+    device = run.world.device
+    with autocast(device, run.settings):
+        loss: Tensor = wrapped(history.to(device, non_blocking=True), targets.to(device, non_blocking=True))
+    # DistributedDataParallel averages gradients; times the number of workers, that is their sum.
+    (loss * (run.world.size / max(1, divisor))).backward()
+    nn.utils.clip_grad_norm_(run.model.parameters(), run.settings.clip)
+    for group in run.optimizer.param_groups:
+        group["lr"] = rate
+    run.optimizer.step()
+    run.optimizer.zero_grad(set_to_none=True)
+    return loss.detach().double().cpu()
+
+
+def autocast(device: torch.device, settings: Optimization) -> Any:
+    """bf16 on a GPU, unless the settings say fp32; fp32 on a CPU, unless they say bf16."""
+    wanted = settings.precision == "bf16" or (settings.precision == "auto" and device.type == "cuda")
+    return torch.autocast(device.type, torch.bfloat16) if wanted else nullcontext()
+
+
+def _seed(*parts: int) -> None:
+    """Seed torch's generators from several numbers."""
+    torch.manual_seed(int(np.random.SeedSequence(list(parts)).generate_state(1, np.uint64)[0] >> 1))

@@ -1,0 +1,279 @@
+"""The train stage: Dataset -> bundle, by Ray Train around the plain loop, or in one pass for models that are fitted."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import threading
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import ray
+import ray.train
+import ray.train.torch
+import torch
+from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+
+from rayrec.artifacts import Json, Storage
+from rayrec.data.dataset import Dataset, open_dataset
+from rayrec.data.views import TRAIN, Sequences, load_view
+from rayrec.errors import ClusterError, ModelError, RayrecError
+from rayrec.evaluation.full_ranking import rank_users
+from rayrec.evaluation.held_out import held_out
+from rayrec.inference.bundle import publish_bundle
+from rayrec.inference.runtime import TorchRuntime
+from rayrec.metrics.ranking import parse_metric, ranking_metrics
+from rayrec.models.base import Fitted, Recommender
+from rayrec.models.registry import model_class
+from rayrec.recipe import Recipe
+from rayrec.training.checkpoint import load_checkpoint, save_checkpoint, snapshot
+from rayrec.training.feed import ResidentFeed
+from rayrec.training.loop import Metrics, Progress, Run, World, start, train
+
+MAX_FAILURES = 3
+POLL_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class TrainJob:
+    """What a training worker is told.
+
+    Attributes:
+        recipe: The recipe; `model` and `training` are read.
+        dataset_version: Name and manifest number of the Dataset.
+        view: Digest of the view.
+        storage: Where they are, and where the bundle goes.
+        bundle_name: The bundle's folder is ``models/BUNDLE_NAME``.
+    """
+
+    recipe: Recipe
+    dataset_version: tuple[str, int]
+    view: str
+    storage: Storage
+    bundle_name: str
+
+
+def train_model(job: TrainJob, run_name: str, on_epoch: Callable[[Metrics], None], resume: bool = True) -> str:
+    """Train the recipe's model. Returns the path of its bundle.
+
+    Args:
+        job: What to train on what.
+        run_name: Names the checkpoints, in ``runs/RUN_NAME`` of the storage.
+        on_epoch: Called in this process with each epoch's entry of the history.
+        resume: Go on from the checkpoints of an interrupted run of this name; else begin anew.
+
+    Raises:
+        ModelError: Training failed, for example with a loss that is no number.
+        ClusterError: The cluster has not what the recipe asks for.
+    """
+    if issubclass(model_class(job.recipe.model.name), Fitted):
+        return cast("str", _value(ray.get(ray.remote(num_cpus=1)(_fit).remote(job))))
+    if not resume and job.storage.exists(f"runs/{run_name}"):
+        job.storage.remove(f"runs/{run_name}")
+    with _progress(on_epoch) as reporter:
+        trainer = ray.train.torch.TorchTrainer(
+            _train_worker,
+            train_loop_config={"job": job, "reporter": reporter},
+            scaling_config=_scaling(job.recipe),
+            run_config=RunConfig(
+                name=run_name,
+                storage_path=job.storage.url("runs"),
+                checkpoint_config=CheckpointConfig(num_to_keep=1),
+                failure_config=FailureConfig(max_failures=MAX_FAILURES),
+            ),
+        )
+        try:
+            result = trainer.fit()
+        except ray.train.TrainingFailedError as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise ModelError(
+                f"training: the workers failed {MAX_FAILURES + 1} times, last with: {reason}. "
+                "Run the same command again to go on from the last checkpoint."
+            ) from error
+    return cast("str", _value(result.return_value))
+
+
+def _scaling(recipe: Recipe) -> ScalingConfig:
+    """Workers and what each one gets.
+
+    Raises:
+        ClusterError: More GPUs are asked for than there are.
+    """
+    settings = recipe.training
+    available = ray.cluster_resources().get("GPU", 0)
+    if settings.gpus == "yes" and available < settings.workers:
+        raise ClusterError(
+            f"training.gpus = 'yes' with {settings.workers} workers, but the cluster has {available:g} GPUs. "
+            "Lower training.workers, or set training.gpus to auto."
+        )
+    use_gpu = settings.gpus != "no" and settings.workers > 0 and available >= settings.workers
+    return ScalingConfig(num_workers=settings.workers, use_gpu=use_gpu)
+
+
+def _value(result: Any) -> Any:
+    """What a worker returned; an error that it sent back is raised here."""
+    if isinstance(result, RayrecError):
+        raise result
+    return result
+
+
+# ---- in the workers
+
+
+def _fit(job: TrainJob) -> str | RayrecError:
+    """Fit a model in one pass over the training events and publish it."""
+    try:
+        sequences, dataset = _load(job)
+        choice = job.recipe.model
+        model = model_class(choice.name)(choice.config, len(sequences.item_keys))
+        cast("Fitted", model).fit(sequences.fold(TRAIN).items)
+        return _publish(job, model, sequences, dataset, {})
+    except RayrecError as error:
+        return error
+
+
+def _train_worker(config: dict[str, Any]) -> str | RayrecError | None:
+    """What each Ray Train worker runs. Rank 0 publishes and returns the bundle's path."""
+    try:
+        return _train_here(config["job"], config["reporter"])
+    except RayrecError as error:
+        # Returned, not raised: a restart would only fail again, and the message must arrive as it is.
+        return error
+
+
+def _train_here(job: TrainJob, reporter: Any) -> str | None:
+    recipe, context = job.recipe, ray.train.get_context()
+    world = World(context.get_world_rank(), context.get_world_size(), ray.train.torch.get_device())
+    threads = recipe.training.threads or max(1, len(os.sched_getaffinity(0)) // context.get_local_world_size())
+    torch.set_num_threads(threads)
+    sequences, dataset = _load(job)
+    torch.manual_seed(recipe.training.seed)
+    model = model_class(recipe.model.name)(recipe.model.config, len(sequences.item_keys))
+    run = start(model, recipe.training, world)
+    best = _Best(snapshot(model))
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint:
+        with checkpoint.as_directory() as folder:
+            best.state = load_checkpoint(run, Path(folder))
+    feed = ResidentFeed(
+        sequences.fold(TRAIN), model.max_length, recipe.training.batch_size, recipe.training.seed
+    )
+    train(run, feed, _validator(recipe, sequences, world), lambda run: _after_epoch(run, best, reporter))
+    if world.rank:
+        return None
+    model.load_state_dict(best.state)
+    return _publish(job, model, sequences, dataset, _training_metrics(run.progress, threads))
+
+
+@dataclass
+class _Best:
+    """The best state so far."""
+
+    state: dict[str, torch.Tensor]
+
+
+def _after_epoch(run: Run, best: _Best, reporter: Any) -> None:
+    """Keep the best weights, write a checkpoint, tell whoever watches. Every worker reports equally often."""
+    if run.progress.best_epoch == run.progress.epoch:
+        best.state = snapshot(run.model)
+    entry = run.progress.history[-1]
+    if run.world.rank:
+        ray.train.report(entry)
+        return
+    # Ray Train takes the folder away once the checkpoint is stored.
+    folder = Path(tempfile.mkdtemp(prefix="rayrec-checkpoint-"))
+    save_checkpoint(run, best.state, folder)
+    ray.train.report(entry, checkpoint=Checkpoint.from_directory(str(folder)))
+    ray.get(reporter.add.remote(entry))
+
+
+def _load(job: TrainJob) -> tuple[Sequences, Dataset]:
+    dataset = open_dataset(job.storage, *job.dataset_version)
+    return load_view(dataset, job.view), dataset
+
+
+def _validator(recipe: Recipe, sequences: Sequences, world: World) -> Callable[[Recommender], Metrics]:
+    """Full ranking of the validation fold, the users shared out among the workers."""
+    metric = recipe.training.metric
+    k = parse_metric(metric)[1]
+    users = held_out(sequences, "validation").part(world.rank, world.size)
+
+    def validate(model: Recommender) -> Metrics:
+        ranked = rank_users(TorchRuntime(model), users, model.max_length, k, recipe.evaluation.exclude_seen)
+        mine = ranking_metrics(ranked.ranks, [k]) if len(ranked.ranks) else {metric: 0.0}
+        total, count = world.sum([mine[metric] * len(ranked.ranks), float(len(ranked.ranks))])
+        return {metric: total / max(1.0, count)}
+
+    return validate
+
+
+def _training_metrics(progress: Progress, threads: int) -> Json:
+    """What the bundle remembers of its training; no times, so that equal training gives equal bundles."""
+    timed = {"seconds", "tokens_per_second"}
+    history = [{key: value for key, value in entry.items() if key not in timed} for entry in progress.history]
+    return {"best_epoch": progress.best_epoch, "best": progress.best, "threads": threads, "history": history}
+
+
+def _publish(job: TrainJob, model: Recommender, sequences: Sequences, dataset: Dataset, metrics: Json) -> str:
+    histories = sequences.fold(TRAIN)
+    longest = np.argsort(-histories.lengths, kind="stable")
+    golden = [histories[user] for user in [*longest[:4], *longest[len(longest) // 2 :][:3]]]
+    lineage = {
+        "dataset": {"name": dataset.name, "manifest": dataset.number, "digest": dataset.digest},
+        "view": job.view,
+        "vocabulary": {table: listed["sha256"] for table, listed in dataset.manifest["vocab"].items()},
+        "transforms": dataset.manifest["transforms"]["sha256"],
+        "training": job.recipe.sections("training")["training"],
+        "parents": [],
+    }
+    return publish_bundle(
+        job.storage, job.bundle_name, model, sequences.item_keys, [*golden, np.zeros(0, np.int64)], lineage, metrics
+    )
+
+
+# ---- what the driver sees while workers train
+
+
+class _EpochLog:
+    """An actor that holds the entries of finished epochs; a restarted worker replaces what it repeats."""
+
+    def __init__(self) -> None:
+        self._entries: dict[int, Metrics] = {}
+
+    def add(self, entry: Metrics) -> None:
+        self._entries[int(entry["epoch"])] = entry
+
+    def after(self, epoch: int) -> list[Metrics]:
+        return [entry for number, entry in sorted(self._entries.items()) if number > epoch]
+
+
+@contextmanager
+def _progress(on_epoch: Callable[[Metrics], None]) -> Any:
+    """An actor for workers to report epochs to, and a thread that passes them on to ``on_epoch``."""
+    actor = ray.remote(num_cpus=0)(_EpochLog).remote()
+    done = threading.Event()
+
+    def drain(last: int) -> int:
+        for entry in ray.get(actor.after.remote(last)):
+            on_epoch(entry)
+            last = int(entry["epoch"])
+        return last
+
+    def follow() -> None:
+        last = 0
+        while not done.wait(POLL_SECONDS):
+            last = drain(last)
+        drain(last)
+
+    thread = threading.Thread(target=follow, daemon=True)
+    thread.start()
+    try:
+        yield actor
+    finally:
+        done.set()
+        thread.join()
+        ray.kill(actor)
