@@ -26,9 +26,9 @@ for variable in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI", "RAYREC_BENCH_DATA"):
 @pytest.fixture(scope="session")
 def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A local Ray for the session, with what rayrec sets for the ones it starts."""
-    from rayrec.cluster import Cluster
+    from rayrec.cluster import started
 
-    with Cluster.started(cpus=4, object_store_bytes=150 << 20):
+    with started(cpus=4, object_store_bytes=150 << 20):
         yield
 
 

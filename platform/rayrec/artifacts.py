@@ -10,10 +10,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
@@ -135,11 +134,10 @@ class Storage:
     def write_new(self, path: str, data: bytes) -> bool:
         """Write a file that must not exist yet; atomic. False, and nothing written, when it does."""
         with self._reporting(path, "write"):
+            if self.is_local:
+                return self._write_local(path, data, replace=False)
             try:
-                if self.is_local:
-                    self._write_local(path, data, replace=False)
-                else:
-                    self.filesystem.pipe_file(self.full(path), data, mode="create")
+                self.filesystem.pipe_file(self.full(path), data, mode="create")
             except FileExistsError:
                 return False
         return True
@@ -158,13 +156,21 @@ class Storage:
         self.write_new(path, data)
         return path
 
+    def modified(self, path: str) -> float:
+        """When a file, or the latest file of a folder, was written: seconds since the epoch."""
+        with self._reporting(path, "read"):
+            full = self.full(path)
+            files = self.filesystem.find(full) if self.filesystem.isdir(full) else [full]
+            times = [self.filesystem.modified(file).timestamp() for file in files]
+        return max(times, default=0.0)
+
     def remove(self, path: str) -> None:
         """Remove a file or a folder with all it holds."""
         with self._reporting(path, "remove"):
             self.filesystem.rm(self.full(path), recursive=True)
 
-    def _write_local(self, path: str, data: bytes, *, replace: bool) -> None:
-        """Through a temporary file beside it, flushed to the disk before it gets its name."""
+    def _write_local(self, path: str, data: bytes, *, replace: bool) -> bool:
+        """Through a temporary file beside it, flushed to the disk before it gets its name. False when that is taken."""
         target = Path(self.full(path))
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.parent / f".tmp-{uuid.uuid4().hex}"
@@ -177,19 +183,24 @@ class Storage:
                 temporary.replace(target)
             else:
                 # Unlike a rename, a link fails when the name is taken.
-                target.hardlink_to(temporary)
+                try:
+                    target.hardlink_to(temporary)
+                except FileExistsError:
+                    return False
         finally:
             temporary.unlink(missing_ok=True)
         _flush_folder(target.parent)
+        return True
 
     @contextmanager
     def _reporting(self, path: str, verb: str) -> Iterator[None]:
         """Turn what the filesystem raises into one message. A missing file stays FileNotFoundError."""
         try:
             yield
-        except (FileNotFoundError, FileExistsError, RayrecError):
+        except (FileNotFoundError, RayrecError):
             raise
         except OSError as error:
+            # Also FileExistsError: a file stands where a folder should be.
             reason = error.strerror or str(error)
             raise StorageError(
                 f"cannot {verb} {self.url(path)}: {reason}. "
@@ -244,9 +255,8 @@ def open_folder(storage: Storage, path: str, manifest_name: str) -> tuple[Path, 
     if short_digest(manifest) != PurePosixPath(path).name:
         raise ModelError(f"{storage.url(path)}/{manifest_name} was changed after it was published. Publish it again.")
     folder = Path(storage.full(path)) if storage.is_local else _downloaded(storage, path, manifest)
-    for name, expected in manifest["files"].items():
-        file = folder / name
-        if not file.is_file() or file_digest(file) != expected["sha256"]:
+    for name in manifest["files"]:
+        if not _intact(folder, name, manifest):
             raise ModelError(
                 f"{storage.url(path)}/{name} is missing or was changed after it was published "
                 "(its checksum differs). Restore it from a copy, or remove the folder and run again."
@@ -254,21 +264,23 @@ def open_folder(storage: Storage, path: str, manifest_name: str) -> tuple[Path, 
     return folder, manifest
 
 
+def _intact(folder: Path, name: str, manifest: Mapping[str, Any]) -> bool:
+    """Whether a file is what the manifest says it was when it was published."""
+    file = folder / name
+    return file.is_file() and file_digest(file) == manifest["files"][name]["sha256"]
+
+
 def _downloaded(storage: Storage, path: str, manifest: Mapping[str, Any]) -> Path:
-    """A copy below `home`, made once."""
-    target = home() / "cache" / digest(storage.url(path).encode())[:DIGEST_LENGTH]
-    if target.is_dir():
-        return target
-    temporary = target.parent / f".tmp-{uuid.uuid4().hex}"
+    """A copy below `home`, made once; what is missing or damaged in it is fetched again."""
+    cache = Storage.open(home() / "cache")
+    copy = digest(storage.url(path).encode())[:DIGEST_LENGTH]
+    folder = Path(cache.full(copy))
     for name in manifest["files"]:
-        (temporary / name).parent.mkdir(parents=True, exist_ok=True)
-        (temporary / name).write_bytes(storage.read(f"{path}/{name}"))
-    try:
-        temporary.rename(target)
-    except OSError:
-        # Another process was first; its copy is checked like ours would be.
-        shutil.rmtree(temporary)
-    return target
+        if not _intact(folder, name, manifest):
+            # A file absent from the storage stays absent here, which the caller reports.
+            with suppress(FileNotFoundError):
+                cache.replace(f"{copy}/{name}", storage.read(f"{path}/{name}"))
+    return folder
 
 
 def code_version(*rooms: str) -> str:

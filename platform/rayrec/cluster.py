@@ -23,69 +23,77 @@ SERVE_SETTINGS = {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_THROUGHPUT_OPTIMI
 
 SETTINGS = {
     **SERVE_SETTINGS,
+    # How long a replica stays for balancers that have not heard of its end; the default of 30 s is for those outside.
+    "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "3",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
+    # A head that is told to end ends, instead of draining for half a minute with nowhere to drain to.
+    "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
 }
 START_SECONDS = 60
+CONNECT_SECONDS = 3
 STOP_SECONDS = 20
 
 
-class Cluster:
-    """Attaching to Ray, or starting it."""
+@contextmanager
+def connected(storage: Storage | None = None, verbose: bool = False) -> Iterator[None]:
+    """Attach to ``RAY_ADDRESS`` or the cluster running on this machine, else start one and end it.
 
-    @staticmethod
-    @contextmanager
-    def connected(storage: Storage | None = None, verbose: bool = False) -> Iterator[None]:
-        """Attach to ``RAY_ADDRESS`` or the cluster running on this machine, else start one and end it.
+    Args:
+        storage: Checked to be reachable from every node.
+        verbose: Show what workers print.
 
-        Args:
-            storage: Checked to be reachable from every node.
-            verbose: Show what workers print.
+    Raises:
+        ClusterError: ``RAY_ADDRESS`` leads nowhere, or the storage is local to one of several nodes.
+    """
+    import ray
 
-        Raises:
-            ClusterError: ``RAY_ADDRESS`` leads nowhere, or the storage is local to one of several nodes.
-        """
-        address = os.environ.get("RAY_ADDRESS") or standing_address()
-        if address is None:
-            with Cluster.started(verbose=verbose):
-                yield
-            return
-        import ray
-
-        _prepare_environment()
-        try:
-            ray.init(address=address, log_to_driver=verbose, logging_level=logging.ERROR)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            raise ClusterError(
-                f"no Ray cluster answers at {address}: {str(error).splitlines()[0]} "
-                "Check RAY_ADDRESS, or unset it to have one started."
-            ) from error
-        try:
-            _check_shared(storage)
+    if ray.is_initialized():
+        # A notebook or test that is connected already stays so.
+        yield
+        return
+    address = os.environ.get("RAY_ADDRESS") or standing_address()
+    if address is None:
+        with started(verbose=verbose):
             yield
-        finally:
-            ray.shutdown()
+        return
+    prepare_environment()
+    _require_answer(address)
+    try:
+        ray.init(address=address, log_to_driver=verbose, logging_level=logging.ERROR)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise ClusterError(
+            f"no Ray cluster answers at {address}: {str(error).splitlines()[0]} "
+            "Check RAY_ADDRESS, or unset it to have one started."
+        ) from error
+    _quieten()
+    try:
+        _check_shared(storage)
+        yield
+    finally:
+        ray.shutdown()
 
-    @staticmethod
-    @contextmanager
-    def started(cpus: int | None = None, object_store_bytes: int | None = None, verbose: bool = False) -> Iterator[None]:
-        """A Ray on this machine for as long as the block lasts."""
-        import ray
 
-        _prepare_environment()
-        ray.init(
-            address="local",
-            num_cpus=cpus,
-            object_store_memory=object_store_bytes,
-            include_dashboard=False,
-            log_to_driver=verbose,
-            logging_level=logging.ERROR,
-        )
-        try:
-            yield
-        finally:
-            ray.shutdown()
+@contextmanager
+def started(cpus: int | None = None, object_store_bytes: int | None = None, verbose: bool = False) -> Iterator[None]:
+    """A Ray on this machine for as long as the block lasts."""
+    import ray
+
+    prepare_environment()
+    ray.init(
+        address="local",
+        num_cpus=cpus,
+        object_store_memory=object_store_bytes,
+        include_dashboard=False,
+        log_to_driver=verbose,
+        logging_level=logging.ERROR,
+    )
+    _quieten()
+    try:
+        yield
+    finally:
+        ray.shutdown()
 
 
 def has_fast_serve() -> bool:
@@ -107,17 +115,18 @@ def start_standing(port: int = 6379, dashboard_port: int = 8265) -> Json:
     running = _standing()
     if running:
         raise ClusterError(f"a cluster of rayrec is running already at {running['address']}. `rayrec stop` ends it.")
+    _require_token()
     log = home() / "cluster.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     command = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--disable-usage-stats"]
     command += [f"--port={port}", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard_port}"]
     with log.open("wb") as output:
-        process = subprocess.Popen(  # noqa: S603 - fixed arguments
+        process = subprocess.Popen(
             command,
             stdout=output,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
-            env={**os.environ, **SETTINGS},
+            env={**SETTINGS, **os.environ, "RAY_AUTH_MODE": os.environ.get("RAY_AUTH_MODE", "token")},
             start_new_session=True,
         )
     state = {"pid": process.pid, "address": f"127.0.0.1:{port}", "dashboard": f"http://127.0.0.1:{dashboard_port}"}
@@ -150,19 +159,55 @@ def standing_address() -> str | None:
     note = Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray" / "ray_current_cluster"  # noqa: S108 - Ray's own place
     if not note.is_file():
         return None
-    host, _, port = note.read_text(encoding="utf-8").strip().rpartition(":")
+    address = note.read_text(encoding="utf-8").strip()
+    return address if _answers(address) else None
+
+
+def _answers(address: str) -> bool:
+    """Whether somebody listens at HOST:PORT."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
     try:
-        socket.create_connection((host, int(port)), timeout=2).close()
+        socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
     except (OSError, ValueError):
-        return None
-    return f"{host}:{port}"
+        return False
+    return True
 
 
-def _prepare_environment() -> None:
+def _require_answer(address: str) -> None:
+    """Ray itself would try for a minute, and then end the process."""
+    if address != "auto" and not _answers(address):
+        raise ClusterError(f"no Ray cluster answers at {address}. Check RAY_ADDRESS, or unset it to have one started.")
+
+
+def prepare_environment() -> None:
     """Settings that Ray reads when it is imported or when its processes start; what the user set stays."""
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
-    logging.getLogger("ray").setLevel(logging.ERROR)
+    if _has_token() and "ray" not in sys.modules:
+        # `ray start` turns on authentication when there is a token; whoever connects has to be told, before Ray is
+        # imported, which reads this once.
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+
+
+def _has_token() -> bool:
+    """Whether Ray finds an authentication token where it looks for one."""
+    given = os.environ.get("RAY_AUTH_TOKEN_PATH")
+    return bool(os.environ.get("RAY_AUTH_TOKEN")) or Path(given or Path.home() / ".ray" / "auth_token").is_file()
+
+
+def _require_token() -> None:
+    """Have Ray make its token, once for this user. Its output holds the token, so it goes nowhere."""
+    if not _has_token():
+        command = [str(Path(sys.executable).with_name("ray")), "get-auth-token", "--generate"]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # noqa: S603 - fixed
+
+
+def _quieten() -> None:
+    """Ray Data tells of every pass, which is ours to do. Its import sets up its log, so this comes after."""
+    import ray.data
+
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    ray.data.DataContext.get_current().enable_progress_bars = False
 
 
 def _check_shared(storage: Storage | None) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import TracebackType
 from typing import Protocol
 
 from rayrec.artifacts import Json, Storage, canonical, code_version, short_digest
@@ -17,6 +18,7 @@ from rayrec.data.files import list_files, provide
 from rayrec.data.prepare import prepare
 from rayrec.data.views import open_view
 from rayrec.evaluation.evaluate import evaluate
+from rayrec.inference.bundle import open_bundle
 from rayrec.inference.pyfunc import write_reference
 from rayrec.inference.release import open_release, publish_release
 from rayrec.models.popularity import PopularityConfig
@@ -131,7 +133,9 @@ class Pipeline:
             results = {role: evaluate(self.recipe, version, view, path, self.storage) for role, path in bundles.items()}
             self._log_evaluation(run, results)
             path = self.storage.write_content("evaluations", canonical(results), ".json")
-            return {"evaluation": path}, sum(fold["users"] for result in results.values() for fold in result.values())
+            return {"evaluation": path, "bundles": bundles}, sum(
+                fold["users"] for result in results.values() for fold in result.values()
+            )
 
         inputs = {"dataset": dataset.digest, "view": view, "bundles": bundles, "metric": self.recipe.training.metric}
         output = self._stage("evaluate", inputs, ("evaluation",), self._evaluation_exists, work).output
@@ -170,7 +174,9 @@ class Pipeline:
         work: Callable[[TrackedRun], tuple[Json, int]],
     ) -> StageOutcome:
         """Run a stage, or take what an earlier run with the same key left."""
-        key = short_digest({"inputs": inputs, "recipe": self.recipe.sections(*sections), "code": code_version(*CODE[name])})
+        key = short_digest(
+            {"inputs": inputs, "recipe": self.recipe.sections(*sections), "code": code_version(*CODE[name])}
+        )
         record, began = f"stages/{name}/{key}.json", time.perf_counter()
         self.watcher.stage(name)
         done = self._recorded(record, exists)
@@ -204,7 +210,12 @@ class Pipeline:
             self._parent.tags({"rayrec.simulated": self.recipe.simulated})
         return self._tracker.run(stage, self._parent)
 
-    def close(self, error: BaseException | None = None) -> None:
+    def __enter__(self) -> Pipeline:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """End the pipeline's MLflow run, if one was begun."""
         if self._parent is not None:
             self._tracker.end(self._parent, error)
@@ -221,7 +232,9 @@ class Pipeline:
                 run.metrics({key: value for key, value in entry.items() if key != "epoch"}, step=int(entry["epoch"]))
                 self.watcher.epoch(entry, recipe.training.epochs)
 
-            run.params({"model": recipe.sections("model")["model"], "training": recipe.sections("training")["training"]})
+            run.params(
+                {"model": recipe.sections("model")["model"], "training": recipe.sections("training")["training"]}
+            )
             run_name = short_digest([recipe.sections(*sections), dataset.digest, view])
             bundle = train_model(job, run_name, on_epoch, self.resume)
             if entries:
@@ -237,7 +250,10 @@ class Pipeline:
         return all(self.storage.exists(p) for p in (manifest_path(output["dataset"], output["manifest"]), view))
 
     def _bundle_exists(self, output: Json) -> bool:
-        return self.storage.exists(f"{output['bundle']}/model.json")
+        """A damaged bundle is no reason to train again unasked: opening it says what is wrong."""
+        if not self.storage.exists(output["bundle"]):
+            return False
+        return bool(open_bundle(self.storage, output["bundle"]).manifest)
 
     def _evaluation_exists(self, output: Json) -> bool:
         return self.storage.exists(output["evaluation"])
@@ -258,6 +274,7 @@ class Pipeline:
             "catalogue": (manifest["items"] or manifest["vocab"]["item"])["sha256"],
             "transforms": manifest["transforms"]["sha256"],
             "event_types": list(self.recipe.data.view.event_types),
+            "serving": self.recipe.sections("serving")["serving"],
             "funnel": {"sources": ["main"], "fallback": "popular", "exclude_seen": self.recipe.serving.exclude_seen},
             "metrics": {role: result["test"] for role, result in metrics.items()},
         }
@@ -352,14 +369,9 @@ class RunResult:
 
 def run(recipe: Recipe, storage: Storage, watcher: Watcher, resume: bool = True) -> RunResult:
     """Prepare, train, evaluate, register."""
-    pipeline = Pipeline(recipe, storage, watcher, resume)
-    try:
+    with Pipeline(recipe, storage, watcher, resume) as pipeline:
         dataset, view = pipeline.prepare()
         bundle, baseline = pipeline.train(dataset, view)
         metrics = pipeline.evaluate(dataset, view, bundle, baseline)
         release, decision = pipeline.register(dataset, view, bundle, baseline, metrics)
-    except BaseException as error:
-        pipeline.close(error)
-        raise
-    pipeline.close()
     return RunResult(recipe, dataset, release, decision, metrics, pipeline.outcomes)

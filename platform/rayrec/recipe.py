@@ -6,10 +6,11 @@ Every section is validated whole before any work starts. `rayrec.recipe_files` f
 from __future__ import annotations
 
 import dataclasses
+import datetime
 from typing import Annotated, Any, Literal
 
 import pydantic
-from pydantic import BaseModel, ConfigDict, Field, field_serializer, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_serializer, field_validator, model_validator
 
 from rayrec.artifacts import Json
 from rayrec.metrics.ranking import METRICS, parse_metric
@@ -17,6 +18,19 @@ from rayrec.models.optimization import Optimization
 
 NAME_PATTERN = r"^[a-z0-9][a-z0-9_.-]{0,62}$"
 Column = Annotated[str | int, Field(description="A column's name, or its position from 0 where there is no header.")]
+
+
+def _yes_or_no(value: object) -> object:
+    """YAML reads a bare ``yes`` or ``no`` as a truth value."""
+    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else value
+
+
+def _iso(value: object) -> object:
+    """YAML reads a bare ``2025-03-31`` as a date."""
+    return value.isoformat() if isinstance(value, datetime.date) else value
+
+
+ShareOrMoment = Annotated[float | str, BeforeValidator(_iso)]
 
 
 class Section(BaseModel):
@@ -51,7 +65,8 @@ class EventSource(TableSource):
     columns: EventColumns
     type: str = Field("event", description="Type of events that have no type column.")
     time_unit: Literal["auto", "s", "ms", "iso"] = Field(
-        "auto", description="Of timestamps: epoch seconds, epoch milliseconds, ISO 8601; by default told apart by value."
+        "auto",
+        description="Of timestamps: epoch seconds, epoch milliseconds, ISO 8601; by default told apart by value.",
     )
     context: tuple[str, ...] = Field((), description="Further columns kept with each event.")
 
@@ -105,10 +120,10 @@ class Split(Section):
         "leave-one-out",
         description="Each user's last event is test and the one before validation; or by two points in time for all.",
     )
-    validation: float | str = Field(
+    validation: ShareOrMoment = Field(
         0.1, description="For `time`: the share of events, or where it starts (ISO 8601 date or time)."
     )
-    test: float | str = Field(0.1, description="For `time`: the share of events, or where it starts.")
+    test: ShareOrMoment = Field(0.1, description="For `time`: the share of events, or where it starts.")
 
     @model_validator(mode="after")
     def _shares_leave_something(self) -> Split:
@@ -146,11 +161,11 @@ class Training(Optimization):
     Attributes:
         workers: Training processes; 0 trains in the calling process, without start-up and without restarts.
         gpus: Whether workers get a GPU each; ``auto`` gives them one where the cluster has enough.
-        threads: Threads a worker on a CPU; by default its share of the machine's cores. Results depend on it in the last digits.
+        threads: Threads a worker; by default its share of the machine's cores. The last digits of results depend on it.
     """
 
     workers: Annotated[int, Field(ge=0)] = 1
-    gpus: Literal["auto", "yes", "no"] = "auto"
+    gpus: Annotated[Literal["auto", "yes", "no"], BeforeValidator(_yes_or_no)] = "auto"
     threads: Annotated[int, Field(ge=1)] | None = None
 
     def __post_init__(self) -> None:
@@ -164,7 +179,9 @@ class Evaluation(Section):
     metrics: tuple[str, ...] = Field(tuple(METRICS), description="Accuracy metrics, without the cut-off.")
     ks: tuple[Annotated[int, Field(ge=1)], ...] = Field((1, 5, 10, 20), min_length=1, description="Cut-offs.")
     exclude_seen: bool = Field(True, description="Do not recommend what the user already had.")
-    history_lengths: tuple[int, ...] = Field((10, 50, 200), description="Bounds of the slices by length of history.")
+    history_lengths: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        (10, 50, 200), description="Bounds of the slices by length of history."
+    )
 
     @field_validator("metrics")
     @classmethod
@@ -182,7 +199,9 @@ class Serving(Section):
     exclude_seen: bool = Field(True, description="Do not recommend what the user already had.")
     min_replicas: int = Field(1, ge=1, description="Replicas when idle.")
     max_replicas: int = Field(4, ge=1, description="Replicas under load.")
-    target_ongoing_requests: float = Field(16, gt=0, description="Requests in flight a replica that autoscaling aims at.")
+    target_ongoing_requests: float = Field(
+        16, gt=0, description="Requests in flight a replica that autoscaling aims at."
+    )
     max_ongoing_requests: int = Field(128, ge=1, description="Requests in flight a replica accepts.")
     max_queued_requests: int = Field(256, ge=1, description="Requests that wait; beyond, 429 with Retry-After.")
     max_batch_size: int = Field(64, ge=1, description="Most requests scored in one pass.")

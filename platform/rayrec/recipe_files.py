@@ -20,6 +20,8 @@ from rayrec.recipe import ModelChoice, Recipe
 
 PACKAGED = files("rayrec") / "recipes"
 DEFAULT_MODEL = "sasrec"
+UNKNOWN_KEY = {"extra_forbidden", "unexpected_keyword_argument"}
+MISSING_KEY = {"missing", "missing_argument"}
 
 
 def packaged_recipes() -> dict[str, str]:
@@ -63,8 +65,7 @@ def parse_recipe(raw: Mapping[str, Any], where: str = "recipe", folder: Path | N
     try:
         recipe = Recipe.model_validate({**body, "model": choice})
     except pydantic.ValidationError as error:
-        schema = Recipe.model_json_schema()
-        messages += [_describe(problem, schema) for problem in _innermost(error.errors())]
+        messages += _described(error, Recipe.model_json_schema())
     if messages:
         raise RecipeError(f"recipe {where}:\n  " + "\n  ".join(messages))
     return recipe if folder is None else _resolved(recipe, folder)
@@ -98,7 +99,8 @@ def _read(reference: str) -> tuple[dict[str, Any], Path | None]:
         nearest = difflib.get_close_matches(reference, packaged_recipes(), n=1, cutoff=0.0)
         raise RecipeError(
             f"recipe {reference}: no file and no packaged recipe has that name. "
-            f"Did you mean '{nearest[0]}'? Packaged recipes: {_known()}. `rayrec init FILE` writes one for your own data."
+            f"Did you mean '{nearest[0]}'? Packaged recipes: {_known()}. "
+            "`rayrec init FILE` writes one for your own data."
         )
     return _parsed((PACKAGED / f"{reference}.yaml").read_text(encoding="utf-8"), reference), None
 
@@ -121,8 +123,10 @@ def _with_simulated_data(raw: dict[str, Any]) -> dict[str, Any]:
     simulated = _parsed((PACKAGED / "simulated.yaml").read_text(encoding="utf-8"), "simulated")
     if raw.get("simulated"):
         return raw
-    view = {key: value for key, value in (raw.get("data") or {}).items() if key in {"view", "split", "clean"}}
-    return {**raw, "name": f"{raw.get('name')}-simulated", "simulated": True, "data": {**simulated["data"], **view}}
+    data = raw.get("data")
+    kept = {key: data[key] for key in ("view", "split", "clean") if key in data} if isinstance(data, dict) else {}
+    named = {"name": f"{raw['name']}-simulated"} if raw.get("name") else {}
+    return {**raw, **named, "simulated": True, "data": {**simulated["data"], **kept}}
 
 
 def _set(raw: dict[str, Any], override: str) -> None:
@@ -135,7 +139,8 @@ def _set(raw: dict[str, Any], override: str) -> None:
     except yaml.YAMLError as error:
         raise RecipeError(f"--set {override}: the value is not YAML: {' '.join(str(error).split())}") from error
     *parents, last = path.split(".")
-    if path == "model.name" and (raw.get("model") or {}).get("name", DEFAULT_MODEL) != value:
+    model = raw.get("model") or {}
+    if path == "model.name" and isinstance(model, dict) and model.get("name", DEFAULT_MODEL) != value:
         # The settings of one architecture mean nothing to another.
         raw["model"] = {}
     node: Any = raw
@@ -146,12 +151,14 @@ def _set(raw: dict[str, Any], override: str) -> None:
 
 def _child(node: Any, key: str, override: str) -> Any:
     if isinstance(node, list):
-        return node[_index(node, key, override)]
-    if node.get(key) is None:
-        node[key] = {}
-    if not isinstance(node[key], dict | list):
-        raise RecipeError(f"--set {override}: '{key}' is a value ({node[key]}), it has no keys of its own.")
-    return node[key]
+        child = node[_index(node, key, override)]
+    else:
+        if node.get(key) is None:
+            node[key] = {}
+        child = node[key]
+    if not isinstance(child, dict | list):
+        raise RecipeError(f"--set {override}: '{key}' is a value ({child}), it has no keys of its own.")
+    return child
 
 
 def _assign(node: Any, key: str, value: Any, override: str) -> None:
@@ -162,8 +169,8 @@ def _assign(node: Any, key: str, value: Any, override: str) -> None:
 
 
 def _index(node: list[Any], key: str, override: str) -> int:
-    if not key.isdigit() or int(key) >= len(node):
-        raise RecipeError(f"--set {override}: '{key}' must be a position from 0 to {len(node) - 1}.")
+    if not key.isdecimal() or int(key) >= len(node):
+        raise RecipeError(f"--set {override}: '{key}' must be a position in a list of {len(node)}, counted from 0.")
     return int(key)
 
 
@@ -196,8 +203,7 @@ def _parse_model(section: Any, messages: list[str]) -> ModelChoice | None:
         messages.append(str(error))
         return None
     except pydantic.ValidationError as error:
-        schema = TypeAdapter(_strict(config_class)).json_schema()
-        messages.extend(_describe(problem, schema, prefix=("model",)) for problem in error.errors())
+        messages.extend(_described(error, TypeAdapter(_strict(config_class)).json_schema(), prefix=("model",)))
         return None
     return ModelChoice(name, config_class(**dataclasses.asdict(config)))
 
@@ -207,23 +213,43 @@ def _strict(config_class: type) -> Any:
     return pydantic.dataclasses.dataclass(config_class, frozen=True, config=ConfigDict(extra="forbid"))
 
 
+def _described(error: pydantic.ValidationError, schema: Json, prefix: tuple[str, ...] = ()) -> list[str]:
+    """One line a key that is wrong."""
+    by_key: dict[tuple[str | int, ...], list[Any]] = {}
+    for problem in _innermost(error.errors()):
+        by_key.setdefault(_location(problem, schema), []).append(problem)
+    return [_describe(location, problems, schema, prefix) for location, problems in by_key.items()]
+
+
 def _innermost(problems: Sequence[Any]) -> list[Any]:
     """The problems without those that only follow from one inside them."""
-    return [p for p in problems if not any(p["loc"] == o["loc"][: len(p["loc"])] and p is not o for o in problems)]
+    locations = [problem["loc"] for problem in problems]
+
+    def outer(loc: tuple[str | int, ...]) -> bool:
+        return any(len(other) > len(loc) and other[: len(loc)] == loc for other in locations)
+
+    return [problem for problem in problems if not outer(problem["loc"])]
 
 
-def _describe(problem: Any, schema: Json, prefix: tuple[str, ...] = ()) -> str:
+def _location(problem: Any, schema: Json) -> tuple[str | int, ...]:
+    """The keys to where the problem is, without the names of types that pydantic puts behind them."""
+    parts = problem["loc"]
+    if problem["type"] in UNKNOWN_KEY | MISSING_KEY | {"invalid_key"}:
+        return tuple(parts)
+    return tuple(part for n, part in enumerate(parts) if isinstance(part, int) or part in _keys_at(schema, parts[:n]))
+
+
+def _describe(location: tuple[str | int, ...], problems: Sequence[Any], schema: Json, prefix: tuple[str, ...]) -> str:
     """One line: the key, the value, what is wrong, the nearest valid one."""
-    location = [part for part in problem["loc"] if not str(part).startswith("function-")]
-    key = ".".join(str(part) for part in (*prefix, *location))
-    if problem["type"] in {"extra_forbidden", "unexpected_keyword_argument"}:
-        valid = _keys_at(schema, location[:-1])
-        return f"{key}: unknown key.{_nearest(str(location[-1]), valid)}"
-    if problem["type"] in {"missing", "missing_argument"}:
+    problem = problems[0]
+    key = ".".join(str(part) for part in (*prefix, *location)) or "recipe"
+    if problem["type"] in UNKNOWN_KEY:
+        return f"{key}: unknown key.{_nearest(str(location[-1]), _keys_at(schema, location[:-1]))}"
+    if problem["type"] in MISSING_KEY:
         return f"{key}: required, but missing."
-    reason = problem["msg"].removeprefix("Value error, ")
+    reason = "; or: ".join(dict.fromkeys(p["msg"].removeprefix("Value error, ") for p in problems))
     if not isinstance(problem["input"], str | int | float | bool | None):
-        return f"{key or 'recipe'}: {reason}."
+        return f"{key}: {reason}."
     expected = problem.get("ctx", {}).get("expected", "")
     return f"{key} = {problem['input']!r}: {reason}.{_nearest(str(problem['input']), expected.split(chr(39))[1::2])}"
 
@@ -244,7 +270,7 @@ def _keys_at(schema: Json, location: Sequence[str | int]) -> list[str]:
 
 def _dereferenced(schema: Json, node: Json) -> Json:
     """Follow ``$ref``, and the branch of an optional section that has keys."""
-    for branch in node.get("anyOf", node.get("allOf", [])):
+    for branch in node.get("anyOf") or node.get("allOf") or []:
         if "$ref" in branch:
             node = branch
     while "$ref" in node:

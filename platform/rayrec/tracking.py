@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
+import re
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from rayrec.artifacts import Json, home
 from rayrec.errors import ModelError, StorageError
+from rayrec.recipe import NAME_PATTERN
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
+
+T = TypeVar("T")
 
 CHAMPION, CANDIDATE = "champion", "candidate"
 RELEASE_TAG, STORAGE_TAG, SIMULATED_TAG, HISTORY_TAG = (
@@ -28,6 +34,15 @@ RELEASE_TAG, STORAGE_TAG, SIMULATED_TAG, HISTORY_TAG = (
     "rayrec.champions",
 )
 PARAM_LENGTH = 500
+PARAMS_A_CALL, METRICS_A_CALL = 100, 1000
+"""MLflow refuses longer values, and more at once."""
+
+HTTP_SETTINGS = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+}
+"""MLflow's own defaults try for minutes before they say that a server is not there."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +83,8 @@ class TrackedRun:
         from mlflow.entities import Param
 
         flat = [Param(key, str(value)[:PARAM_LENGTH]) for key, value in flatten(values).items()]
-        self._client.log_batch(self.id, params=flat)
+        for some in _parts(flat, PARAMS_A_CALL):
+            self._client.log_batch(self.id, params=some)
 
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
         """Metrics by their recipe names."""
@@ -77,7 +93,9 @@ class TrackedRun:
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
-        self._client.log_batch(self.id, [Metric(mlflow_name(k), float(v), now, step) for k, v in values.items()])
+        measured = [Metric(mlflow_name(name), float(value), now, step) for name, value in values.items()]
+        for some in _parts(measured, METRICS_A_CALL):
+            self._client.log_batch(self.id, metrics=some)
 
     def tags(self, values: Mapping[str, object]) -> None:
         """Tags."""
@@ -120,12 +138,13 @@ class Tracker:
 
     @cached_property
     def client(self) -> MlflowClient:
-        """The client, connected.
+        """The client. Whatever it cannot do is a StorageError with one message.
 
         Raises:
             StorageError: The server cannot be reached.
         """
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        for setting, value in {"MLFLOW_DISABLE_TELEMETRY": "true", **HTTP_SETTINGS}.items():
+            os.environ.setdefault(setting, value)
         import logging
 
         from mlflow import MlflowClient
@@ -133,18 +152,25 @@ class Tracker:
         # The first use of an SQLite file migrates it, with a line of log for each of some forty steps.
         logging.getLogger("alembic").setLevel(logging.WARNING)
         logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
-        home().mkdir(parents=True, exist_ok=True)
-        return MlflowClient(self.uri, registry_uri=self.uri)
+        with _reporting(self.uri):
+            home().mkdir(parents=True, exist_ok=True)
+            return cast("MlflowClient", _ReportingClient(MlflowClient(self.uri, registry_uri=self.uri), self.uri))
 
     @cached_property
     def experiment(self) -> str:
         """The id of the experiment called like the recipe, made if need be."""
-        with _reporting(self.uri):
-            found = self.client.get_experiment_by_name(self.name)
-            if found:
-                return str(found.experiment_id)
-            location = (home() / "mlruns" / self.name).as_uri() if self.uri.startswith("sqlite:") else None
+        found = self.client.get_experiment_by_name(self.name)
+        if found:
+            return str(found.experiment_id)
+        location = (home() / "mlruns" / self.name).as_uri() if self.uri.startswith("sqlite:") else None
+        try:
             return str(self.client.create_experiment(self.name, artifact_location=location))
+        except StorageError:
+            # Another pipeline of this name may have made it just now.
+            found = self.client.get_experiment_by_name(self.name)
+            if found is None:
+                raise
+            return str(found.experiment_id)
 
     @contextmanager
     def run(self, stage: str, parent: TrackedRun) -> Iterator[TrackedRun]:
@@ -153,7 +179,9 @@ class Tracker:
         try:
             yield run
         except BaseException as error:
-            self.end(run, error)
+            # What went wrong is worth more than that MLflow could not be told.
+            with suppress(StorageError):
+                self.end(run, error)
             raise
         self.end(run)
 
@@ -162,8 +190,7 @@ class Tracker:
         tags = {"mlflow.runName": stage, "rayrec.stage": stage}
         if parent:
             tags["mlflow.parentRunId"] = parent.id
-        with _reporting(self.uri):
-            created = self.client.create_run(self.experiment, tags=tags)
+        created = self.client.create_run(self.experiment, tags=tags)
         return TrackedRun(self.client, created.info.run_id)
 
     def end(self, run: TrackedRun, error: BaseException | None = None) -> None:
@@ -184,16 +211,11 @@ class Tracker:
             description: Shown by the registry.
             simulated: Whether its data is simulated.
         """
-        import mlflow.pyfunc
-
         if not self.client.search_registered_models(f"name = '{self.name}'"):
             self.client.create_registered_model(self.name)
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary) / "release"
-            # Loaded by the module's name: MLflow would otherwise pickle an instance.
-            mlflow.pyfunc.save_model(
-                str(folder), loader_module="rayrec.inference.pyfunc", data_path=str(reference), pip_requirements=["rayrec"]
-            )
+            _save_flavour(folder, reference)
             self.client.log_artifacts(run.id, str(folder), "release")
         source = f"{self.client.get_run(run.id).info.artifact_uri}/release"
         tags = {RELEASE_TAG: digest, STORAGE_TAG: storage, SIMULATED_TAG: str(simulated).lower()}
@@ -202,10 +224,13 @@ class Tracker:
         return find_release(f"{self.name}/{version.version}")
 
     def releases(self) -> list[RegisteredRelease]:
-        """All versions of this name, oldest first."""
-        found = self.client.search_model_versions(f"name = '{self.name}'")
+        """All versions of this name, oldest first. Models that others registered under it are left out."""
+        found = [v for v in _versions(self.client, f"name = '{self.name}'") if RELEASE_TAG in v.tags]
+        if not found:
+            return []
         # A search leaves the aliases out; they stand with the registered model.
-        return sorted((self._registered(version) for version in found), key=lambda r: r.version)
+        aliases = self.client.get_registered_model(self.name).aliases
+        return sorted((_registered(version, aliases) for version in found), key=lambda r: r.version)
 
     def champion(self) -> RegisteredRelease | None:
         """The Release that is served by name, if there is one."""
@@ -224,15 +249,26 @@ class Tracker:
         Raises:
             ModelError: There was none before.
         """
-        existing = {release.version for release in self.releases()}
-        champions = [number for number in self._champions() if number in existing]
-        if len(champions) < 2:
-            raise ModelError(f"'{self.name}' has no earlier champion to go back to. `rayrec promote NAME/VERSION` sets one.")
-        self._set_champions(champions[:-1])
-        return find_release(f"{self.name}/{champions[-2]}")
+        releases = self.releases()
+        existing = {release.version for release in releases}
+        earlier = [number for number in self._champions() if number in existing]
+        present = next((release.version for release in releases if CHAMPION in release.aliases), None)
+        if present in earlier:
+            earlier = earlier[: earlier.index(present)]
+        if not earlier:
+            raise ModelError(
+                f"'{self.name}' has no earlier champion to go back to. `rayrec promote NAME/VERSION` sets one."
+            )
+        self._set_champions(earlier)
+        return find_release(f"{self.name}/{earlier[-1]}")
 
     def delete(self, version: int) -> None:
-        """Take a version out of the registry."""
+        """Take a version out of the registry.
+
+        Raises:
+            ModelError: It is not there.
+        """
+        find_release(f"{self.name}/{version}")
         self.client.delete_model_version(self.name, str(version))
 
     def _champions(self) -> list[int]:
@@ -246,12 +282,41 @@ class Tracker:
         self.client.set_registered_model_alias(self.name, CHAMPION, str(versions[-1]))
         self.client.set_registered_model_tag(self.name, HISTORY_TAG, json.dumps(versions))
 
-    def _registered(self, version: ModelVersion) -> RegisteredRelease:
-        aliases = self.client.get_registered_model(self.name).aliases
-        mine = tuple(alias for alias, number in aliases.items() if str(number) == str(version.version))
-        number, tags = int(version.version), version.tags
-        return RegisteredRelease(
-            self.name, number, tags.get(RELEASE_TAG, ""), tags.get(STORAGE_TAG, ""), mine, str(version.run_id)
+
+def _registered(version: ModelVersion, aliases: Mapping[str, str]) -> RegisteredRelease:
+    mine = tuple(alias for alias, number in aliases.items() if str(number) == str(version.version))
+    number, tags = int(version.version), version.tags
+    return RegisteredRelease(version.name, number, tags[RELEASE_TAG], tags[STORAGE_TAG], mine, str(version.run_id))
+
+
+def _versions(client: MlflowClient, filter_string: str | None = None) -> Iterator[ModelVersion]:
+    """All versions that a search finds, page after page."""
+    token = None
+    while True:
+        page = client.search_model_versions(filter_string, page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
+def _save_flavour(folder: Path, reference: Path) -> None:
+    """Write what `mlflow.pyfunc.load_model` reads."""
+    import mlflow.pyfunc
+    from mlflow.models import ModelSignature
+    from mlflow.types import DataType, ParamSchema, ParamSpec
+
+    with warnings.catch_warnings():
+        # It asks for an input example, which it would answer by loading the model.
+        warnings.simplefilter("ignore", UserWarning)
+        mlflow.pyfunc.save_model(
+            str(folder),
+            # Loaded by the module's name: MLflow would otherwise pickle an instance.
+            loader_module="rayrec.inference.pyfunc",
+            data_path=str(reference),
+            pip_requirements=["rayrec"],
+            # MLflow drops parameters that no signature names.
+            signature=ModelSignature(params=ParamSchema([ParamSpec("k", DataType.long, 10)])),
         )
 
 
@@ -262,7 +327,7 @@ def tracking_uri() -> str:
 
 def registered_names() -> list[str]:
     """The names of all registered Releases."""
-    return sorted(model.name for model in Tracker("").client.search_registered_models())
+    return sorted({version.name for version in _versions(Tracker("").client) if RELEASE_TAG in version.tags})
 
 
 def find_release(reference: str) -> RegisteredRelease:
@@ -288,13 +353,14 @@ def split_reference(reference: str) -> tuple[str, str | None, int | None]:
     Raises:
         ModelError: It is none of these.
     """
-    if "@" in reference:
-        name, _, alias = reference.partition("@")
-        return name, alias, None
-    name, slash, version = reference.partition("/")
-    if slash and not version.isdigit():
+    name, separator, rest = next(
+        (parts for parts in (reference.partition("@"), reference.partition("/")) if parts[1]), (reference, "", "")
+    )
+    if not re.fullmatch(NAME_PATTERN, name) or (separator == "/" and not rest.isdecimal()):
         raise ModelError(f"'{reference}' is no reference. Write NAME, NAME@ALIAS or NAME/VERSION, such as movies/3.")
-    return name, None if slash else CHAMPION, int(version) if slash else None
+    if separator == "/":
+        return name, None, int(rest)
+    return name, rest if separator else CHAMPION, None
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -312,19 +378,42 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def _parts(values: list[T], size: int) -> Iterator[list[T]]:
+    return (values[start : start + size] for start in range(0, len(values), size))
+
+
+class _ReportingClient:
+    """MLflow's client, every method of it reporting what goes wrong as one message."""
+
+    def __init__(self, client: MlflowClient, uri: str) -> None:
+        self._client = client
+        self._uri = uri
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._client, name)
+
+        @functools.wraps(method)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            with _reporting(self._uri):
+                return method(*args, **kwargs)
+
+        return call
+
+
 @contextmanager
 def _reporting(uri: str) -> Iterator[None]:
-    """One message when MLflow cannot be reached."""
+    """One message when MLflow cannot be used, without the password that its URI may hold."""
     from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
 
     try:
         yield
-    except MlflowException as error:
-        raise StorageError(
-            f"MLflow at {_without_password(uri)} cannot be used: {str(error).splitlines()[0]} Check MLFLOW_TRACKING_URI."
-        ) from error
+    except (ImportError, MlflowException, OSError, SQLAlchemyError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        message = f"MLflow at {uri} cannot be used: {reason} Check MLFLOW_TRACKING_URI."
+        raise StorageError(_without_passwords(message)) from error
 
 
-def _without_password(uri: str) -> str:
-    scheme, separator, rest = uri.partition("://")
-    return f"{scheme}{separator}{rest.rpartition('@')[2]}"
+def _without_passwords(text: str) -> str:
+    """The text with ``USER:PASSWORD@`` cut out of every URI."""
+    return re.sub(r"://[^/\s]*@", "://", text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rayrec.data.readers import Block
+from rayrec.data.blocks import BROKEN, Block
 from rayrec.recipe import EventSource
 
 MILLISECONDS_FROM = 1e11
@@ -18,6 +19,12 @@ MILLISECONDS_FROM = 1e11
 
 LATEST = 4_102_444_800_000
 """Timestamps (epoch ms) from 2100 on are taken for errors."""
+
+LONGEST_KEY = 1024
+"""Characters of a key: longer ones are broken rows, and would not fit the index of any database."""
+
+NULLS = ("", "NA", "N/A", "NULL", "null", "None", "NaN", "nan")
+"""What stands for a missing number or time. In keys, types and texts only the empty string does: "NA" is a word."""
 
 EVENT_COLUMNS = ("user", "item", "type", "value", "timestamp", "file", "row")
 
@@ -48,25 +55,25 @@ def clean_events(block: Block, names: dict[str, str], source: EventSource, file:
     table, rows = block.table, block.table.num_rows
     problems = _Problems(rows)
     if rows:
-        text = {column: _as_text(table[column], problems) for column in dict.fromkeys([*names.values(), *source.context])}
-        user = problems.required("user", text[names["user"]])
-        item = problems.required("item", text[names["item"]])
-        numbers = pa.array(np.arange(block.first_row, block.first_row + rows), pa.int64())
+        columns = dict.fromkeys([*names.values(), *source.context])
+        text = {column: _as_text(table[column], problems) for column in columns}
+        user = problems.key("user", text[names["user"]])
+        item = problems.key("item", text[names["item"]])
         events = pa.table(
             {
                 "user": user,
                 "item": item,
                 "type": _types(text, names, source, rows),
                 "value": _values(text, names, problems),
-                "timestamp": _timestamps(text, names, source, problems, numbers),
+                "timestamp": _timestamps(table, text, names, source, problems),
                 "file": pa.array(np.full(rows, file), pa.int32()),
-                "row": numbers,
+                "row": pa.array(block.rows, pa.int64()),
                 **{f"context_{column}": text[column] for column in source.context},
             }
         )
     else:
         events = empty_events(source.context)
-    bad = [(row.row, row.reason, row.text) for row in block.bad] + problems.rejected(table, block.first_row)
+    bad = [(row.row, row.reason, row.text) for row in block.bad] + problems.rejected(table, block.rows)
     rejected = pa.table(
         {
             "row": pa.array([b[0] for b in bad], pa.int64()),
@@ -93,27 +100,40 @@ class _Problems:
     """The first reason against each row of a block."""
 
     def __init__(self, rows: int) -> None:
-        self.reasons = np.full(rows, None, dtype=object)
-
-    @property
-    def good(self) -> np.ndarray:
-        return np.equal(self.reasons, None)
+        self.reasons = np.full(rows, "", dtype=object)
+        self.good = np.ones(rows, dtype=bool)
 
     def add(self, bad: np.ndarray, reason: str) -> None:
         self.reasons[bad & self.good] = reason
+        self.good &= ~bad
 
-    def required(self, what: str, column: pa.Array) -> pa.Array:
-        """The column trimmed; missing and empty ones are problems."""
+    def key(self, what: str, column: pa.Array) -> pa.Array:
+        """The column trimmed; what can be no key is a problem."""
         trimmed = pc.utf8_trim_whitespace(column)
-        self.add(pc.fill_null(pc.equal(pc.utf8_length(trimmed), 0), True).to_numpy(zero_copy_only=False), f"{what} missing")
+        length = pc.fill_null(pc.utf8_length(trimmed), 0).to_numpy(zero_copy_only=False)
+        self.add(length == 0, f"{what} missing")
+        self.add(length > LONGEST_KEY, f"{what} longer than {LONGEST_KEY} characters")
+        # Databases and C libraries end a text there.
+        nul = pc.fill_null(pc.match_substring(trimmed, "\0"), False).to_numpy(zero_copy_only=False)
+        self.add(nul, f"{what} holds a NUL")
         return trimmed
 
-    def rejected(self, table: pa.Table, first_row: int) -> list[tuple[int, str, str]]:
+    def rejected(self, table: pa.Table, rows: np.ndarray) -> list[tuple[int, str, str]]:
         """Row number, reason and text of each bad row."""
         bad = np.flatnonzero(~self.good)
         texts = table.take(pa.array(bad)).to_pylist() if len(bad) else []
-        shown = [str({k: v.decode(errors="replace") if isinstance(v, bytes) else v for k, v in t.items()}) for t in texts]
-        return [(first_row + int(i), str(self.reasons[i]), t[:1000]) for i, t in zip(bad, shown, strict=True)]
+        return [(int(rows[i]), str(self.reasons[i]), _shown(t)) for i, t in zip(bad, texts, strict=True)]
+
+
+def _shown(row: dict[str, Any]) -> str:
+    texts = {k: v.decode(errors="replace").replace(BROKEN, "\ufffd") for k, v in row.items() if isinstance(v, bytes)}
+    return str({**row, **texts})[:1000]
+
+
+def good_keys(what: str, column: pa.Array) -> tuple[pa.Array, np.ndarray]:
+    """A table's keys as the log has them, and which of them (``[N]`` bool) can be keys."""
+    problems = _Problems(len(column))
+    return problems.key(what, column), problems.good
 
 
 def _as_text(column: pa.ChunkedArray, problems: _Problems) -> pa.Array:
@@ -121,23 +141,33 @@ def _as_text(column: pa.ChunkedArray, problems: _Problems) -> pa.Array:
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     if pa.types.is_dictionary(array.type):
         array = array.dictionary_decode()
-    if pa.types.is_floating(array.type) and _whole(array):
-        array = array.cast(pa.int64())
-    if pa.types.is_timestamp(array.type) or pa.types.is_date(array.type):
-        array = array.cast(pa.timestamp("ms", getattr(array.type, "tz", None)), safe=False)
-        return array.cast(pa.int64()).cast(pa.string())
+    if pa.types.is_floating(array.type):
+        return _floats_as_text(array)
+    if pa.types.is_timestamp(array.type):
+        # Without a zone this is UTC.
+        array = array.cast(pa.timestamp(array.type.unit))
     if pa.types.is_nested(array.type):
-        return pa.array([None if v is None else str(v) for v in array.to_pylist()], pa.string())
+        values = array.to_pylist()
+        return pa.array([None if v is None else json.dumps(v, default=str) for v in values], pa.string())
     try:
-        return array.cast(pa.string())
+        text = array.cast(pa.string())
+        if pa.types.is_binary(array.type):
+            broken = pc.fill_null(pc.match_substring(text, BROKEN), False)
+            problems.add(broken.to_numpy(zero_copy_only=False), "broken UTF-8")
+        return text
     except pa.ArrowInvalid:
         return _decoded(array, problems)
 
 
-def _whole(array: pa.Array) -> bool:
-    """Whether floats are integers in disguise, as a missing value makes them in pandas."""
-    finite = pc.all(pc.is_finite(array)).as_py()
-    return bool(finite is not False and pc.all(pc.equal(pc.floor(array), array)).as_py() is not False)
+def _floats_as_text(array: pa.Array) -> pa.Array:
+    """Integers in disguise, as a missing value makes them in pandas, are written as integers; NaN is missing.
+
+    Decided for each value: the same number must not be another key because of its neighbours.
+    """
+    array = pc.if_else(pc.is_nan(array), None, array.cast(pa.float64()))
+    whole = pc.and_(pc.equal(pc.floor(array), array), pc.less(pc.abs(array), float(1 << 53)))
+    integers = pc.if_else(whole, array, None).cast(pa.int64())
+    return pc.coalesce(integers.cast(pa.string()), array.cast(pa.string()))
 
 
 def _decoded(array: pa.Array, problems: _Problems) -> pa.Array:
@@ -157,31 +187,48 @@ def _decoded(array: pa.Array, problems: _Problems) -> pa.Array:
 def _types(text: dict[str, pa.Array], names: dict[str, str], source: EventSource, rows: int) -> pa.Array:
     if "type" not in names:
         return pa.array([source.type] * rows, pa.string())
-    return pc.fill_null(pc.utf8_trim_whitespace(text[names["type"]]), source.type)
+    types = pc.utf8_trim_whitespace(text[names["type"]])
+    return pc.fill_null(pc.if_else(pc.equal(types, ""), None, types), source.type)
 
 
 def _values(text: dict[str, pa.Array], names: dict[str, str], problems: _Problems) -> pa.Array:
     if "value" not in names:
         return pa.nulls(len(problems.reasons), pa.float64())
-    column = text[names["value"]]
+    column = _given(text[names["value"]])
     numbers = _numbers(column)
     given = column.is_valid().to_numpy(zero_copy_only=False)
     problems.add(given & ~np.isfinite(numbers), "value is not a number")
     return pa.array(numbers, pa.float64(), from_pandas=True)
 
 
+def _given(column: pa.Array) -> pa.Array:
+    """The column with null for what stands for missing."""
+    missing = pc.is_in(pc.utf8_trim_whitespace(column), pa.array(NULLS))
+    return pc.if_else(missing, None, column)
+
+
 def _timestamps(
-    text: dict[str, pa.Array], names: dict[str, str], source: EventSource, problems: _Problems, numbers: pa.Array
+    table: pa.Table, text: dict[str, pa.Array], names: dict[str, str], source: EventSource, problems: _Problems
 ) -> pa.Array:
     """Epoch milliseconds: ``[rows]`` int64. Without a time column 0: the source order alone decides."""
     if "timestamp" not in names:
-        return pa.array(np.zeros(len(numbers), np.int64))
-    column = text[names["timestamp"]]
+        return pa.array(np.zeros(table.num_rows, np.int64))
+    typed = table[names["timestamp"]]
+    column = _given(text[names["timestamp"]])
     problems.add(column.is_null().to_numpy(zero_copy_only=False), "timestamp missing")
-    milliseconds = to_milliseconds(column, source.time_unit)
+    # A column that is a time by its type needs no `time_unit`.
+    is_time = pa.types.is_timestamp(typed.type) or pa.types.is_date(typed.type)
+    milliseconds = _time_typed(typed) if is_time else to_milliseconds(column, source.time_unit)
     problems.add(np.isnan(milliseconds), "timestamp not understood")
     problems.add(~((milliseconds >= 0) & (milliseconds < LATEST)), "timestamp out of range (1970 to 2100)")
     return pa.array(np.where(problems.good, milliseconds, 0).astype(np.int64))
+
+
+def _time_typed(column: pa.ChunkedArray) -> np.ndarray:
+    """Timestamps or dates to epoch milliseconds: ``[n]`` float64, NaN where there is none."""
+    zone = getattr(column.type, "tz", None)
+    whole = column.cast(pa.timestamp("ms", zone), safe=False).cast(pa.int64())
+    return whole.to_pandas().to_numpy(dtype=float, na_value=np.nan)
 
 
 def to_milliseconds(column: pa.Array, unit: str) -> np.ndarray:

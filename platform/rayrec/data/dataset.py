@@ -52,7 +52,10 @@ class Dataset:
         return read_part(self.storage, self.manifest["vocab"][table])
 
     def catalogue(self) -> pa.Table:
-        """Every item: ``key`` string, ``title`` string and ``categories`` list of strings, null where unknown."""
+        """Every item: ``key`` string, ``title`` string and ``categories`` list of strings, null where unknown.
+
+        An item that the table lists without categories has an empty list.
+        """
         keys = self.vocabulary("item").select(["key"])
         listed = self.manifest["items"]
         if listed is None:
@@ -62,9 +65,15 @@ class Dataset:
         items, columns = read_part(self.storage, listed), self.manifest["item_columns"]
         rows = pc.index_in(keys["key"].combine_chunks(), items["item"].combine_chunks())
         found = items.take(rows)
-        categories = _given(found, columns["categories"])
-        split = pc.split_pattern(pc.utf8_trim_whitespace(categories), self.manifest["category_separator"])
-        return keys.append_column("title", _given(found, columns["title"])).append_column("categories", split)
+        titled = keys.append_column("title", _given(found, columns["title"]))
+        given = _given(found, columns["categories"]).to_pylist()
+        separator, listed_rows = self.manifest["category_separator"], rows.is_valid().to_pylist()
+        mapped = columns["categories"] is not None
+        split = [
+            [part.strip() for part in (text or "").split(separator) if part.strip()] if mapped and is_listed else None
+            for text, is_listed in zip(given, listed_rows, strict=True)
+        ]
+        return titled.append_column("categories", pa.array(split, pa.list_(pa.string())))
 
 
 def manifest_path(name: str, number: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import traceback
 from collections.abc import Callable, Iterable
 from typing import Any, cast
 
@@ -20,7 +21,8 @@ def run_pass(work: Callable[[Row], Row], items: Iterable[Row]) -> list[Row]:
     """Apply ``work`` to each item, in parallel; results in the order of the items.
 
     Items and results are flat dictionaries of numbers, text and bytes. A `RayrecError` raised by ``work`` comes back
-    as itself.
+    as itself; anything else is a bug and comes back as RuntimeError with the worker's traceback. Either way no work is
+    going on any more when this raises, so that its caller can clean up.
     """
 
     def one(batch: dict[str, Any]) -> dict[str, list[Any]]:
@@ -30,6 +32,8 @@ def run_pass(work: Callable[[Row], Row], items: Iterable[Row]) -> list[Row]:
         except RayrecError as error:
             # Raised inside an operator it would arrive wrapped in a traceback.
             result = {"position": row["position"], "error": str(error), "error_class": type(error).__name__}
+        except Exception:
+            result = {"position": row["position"], "error": traceback.format_exc(), "error_class": ""}
         return {key: [value] for key, value in result.items()}
 
     rows = [{**item, "position": position} for position, item in enumerate(items)]
@@ -39,12 +43,18 @@ def run_pass(work: Callable[[Row], Row], items: Iterable[Row]) -> list[Row]:
     results = sorted(dataset.take_all(), key=lambda row: int(row["position"]))
     failed = next((row for row in results if row["error"]), None)
     if failed:
+        if not failed["error_class"]:
+            raise RuntimeError(f"a worker failed; this is a bug of rayrec:\n{failed['error']}")
         raise _error_class(failed["error_class"])(failed["error"])
     return cast("list[Row]", results)
 
 
 def _error_class(name: str) -> type[RayrecError]:
-    known: dict[str, type[RayrecError]] = {c.__name__: c for c in RayrecError.__subclasses__()}
+    known, waiting = {RayrecError.__name__: RayrecError}, [RayrecError]
+    while waiting:
+        children: list[type[RayrecError]] = waiting.pop().__subclasses__()
+        known.update({child.__name__: child for child in children})
+        waiting += children
     return known.get(name, RayrecError)
 
 

@@ -9,6 +9,7 @@ same input gives the same digests however the work is spread.
 from __future__ import annotations
 
 import json
+import logging
 import uuid
 from collections import Counter
 from collections.abc import Sequence
@@ -24,18 +25,22 @@ import pyarrow.parquet as pq
 import ray
 
 from rayrec.artifacts import Json, Storage, canonical, digest
+from rayrec.data.blocks import require_columns
 from rayrec.data.cleaning import clean_events, empty_events
 from rayrec.data.dataset import Dataset, publish_manifest, write_table
 from rayrec.data.files import SourceFile, list_files, provide
 from rayrec.data.passes import Row, from_bytes, parquet_bytes, part, run_pass, to_bytes
-from rayrec.data.readers import file_format, header, read_blocks, require_columns
+from rayrec.data.readers import column_names, read_blocks
 from rayrec.data.tables import read_items, read_users
-from rayrec.data.views import build_view
+from rayrec.data.views import build_view, check_split
 from rayrec.errors import DataError
 from rayrec.recipe import EventSource, Recipe
 
+_LOG = logging.getLogger(__name__)
+
 PARTITION_BYTES = 64 << 20
 MAX_PARTITIONS = 512
+REJECTED = pa.schema([("row", pa.int64()), ("reason", pa.string()), ("text", pa.string())])
 SEEN = pa.schema([("key", pa.string()), ("first_seen", pa.int64()), ("last_seen", pa.int64())])
 
 
@@ -52,7 +57,10 @@ def prepare(recipe: Recipe, storage: Storage) -> Prepared:
 
     Raises:
         DataError: The logs cannot be used; nothing is published then.
+        RecipeError: The split cannot be made of these logs.
     """
+    check_split(recipe.data.split, timed=_timed(recipe))
+    _warn_of_untimed(recipe)
     provide(recipe, storage)
     files = list_files(list(recipe.data.sources), storage)
     workspace = f"datasets/{recipe.name}/.tmp-{uuid.uuid4().hex[:12]}"
@@ -63,7 +71,7 @@ def prepare(recipe: Recipe, storage: Storage) -> Prepared:
             ({"file": file.ordinal, "uri": file.uri, "source": file.source} for file in files),
         )
         items, users = read_items(recipe, storage), read_users(recipe, storage)
-        _check_rows(recipe, read, files)
+        _check_read(recipe, read, files)
         vocabularies = {
             "user": _vocabulary([from_bytes(row["users"]) for row in read], users, "user"),
             "item": _vocabulary([from_bytes(row["items"]) for row in read], items, "item"),
@@ -81,8 +89,9 @@ def prepare(recipe: Recipe, storage: Storage) -> Prepared:
         "quarantine": quarantine,
         "transforms": _write_transforms(recipe, storage),
     }
-    dataset = publish_manifest(storage, recipe.name, manifest)
-    return Prepared(dataset, build_view(recipe, dataset))
+    # The view first: a Dataset that the recipe can make nothing of is not published.
+    view = build_view(recipe, Dataset(storage, recipe.name, 0, manifest))
+    return Prepared(publish_manifest(storage, recipe.name, manifest), view)
 
 
 # ---- pass 1: files -> partitions by user
@@ -94,11 +103,13 @@ def _read_file(row: Row, recipe: Recipe, storage: Storage, workspace: str, parti
     source = recipe.data.sources[int(row["source"])]
     names = _column_names(uri, source)
     wanted = [*dict.fromkeys([*names.values(), *source.context])]
+    present = set[str]()
     counts, bounds = Counter[str](), [np.iinfo(np.int64).max, np.iinfo(np.int64).min]
     seen: dict[str, list[pa.Table]] = {"user": [], "item": []}
     rejected: list[pa.Table] = []
     contexts = _contexts(recipe)
     for number, block in enumerate(read_blocks(uri, source, wanted)):
+        present |= {*(wanted if block.columns is None else block.columns)}
         cleaned = clean_events(block, names, source, file)
         events = _with_contexts(cleaned.events, contexts)
         counts["read"] += block.table.num_rows + len(block.bad)
@@ -110,12 +121,13 @@ def _read_file(row: Row, recipe: Recipe, storage: Storage, workspace: str, parti
             for key, partials in seen.items():
                 partials.append(_seen(events, key))
             _write_partitions(storage, workspace, events, partitions, f"{file:06d}-{number:06d}")
-    bad = pa.concat_tables(rejected) if rejected else pa.table({"row": [], "reason": [], "text": []})
+    bad = pa.concat_tables([REJECTED.empty_table(), *rejected])
     if bad.num_rows:
         storage.replace(f"{workspace}/quarantine/{file:06d}.parquet", parquet_bytes(bad))
     return {
         "read": counts["read"],
         "accepted": counts["accepted"],
+        "columns": canonical(sorted(present)).decode(),
         "first": bounds[0],
         "last": bounds[1],
         "users": to_bytes(_merge_seen(seen["user"])),
@@ -126,16 +138,14 @@ def _read_file(row: Row, recipe: Recipe, storage: Storage, workspace: str, parti
 
 
 def _column_names(uri: str, source: EventSource) -> dict[str, str]:
-    """The file's own name of each mapped column.
+    """The file's own name of each mapped column; none when there is nothing in the file.
 
     Raises:
         DataError: A column is absent.
     """
     mapped = {key: column for key, column in source.columns.model_dump().items() if column is not None}
-    if file_format(uri, source) != "csv":
-        return {key: str(column) for key, column in mapped.items()}
-    names = require_columns(uri, header(uri, source)[0], list(mapped.values()))
-    return dict(zip(mapped, names, strict=True))
+    names = column_names(uri, source, list(mapped.values()))
+    return {} if names is None else dict(zip(mapped, names, strict=True))
 
 
 def _contexts(recipe: Recipe) -> list[str]:
@@ -173,13 +183,38 @@ def _write_partitions(storage: Storage, workspace: str, events: pa.Table, partit
 # ---- between the passes: what is global
 
 
+def _check_read(recipe: Recipe, read: Sequence[Row], files: Sequence[SourceFile]) -> None:
+    _check_columns(recipe, read, files)
+    _check_rows(recipe, read, files)
+
+
+def _check_columns(recipe: Recipe, read: Sequence[Row], files: Sequence[SourceFile]) -> None:
+    """Refuse a source none of whose rows has a column. Rows of JSON leave out what they have no value for."""
+    for index, source in enumerate(recipe.data.sources):
+        rows = [row for row, file in zip(read, files, strict=True) if file.source == index]
+        present = sorted({name for row in rows for name in json.loads(row["columns"])})
+        wanted = [c for c in (*source.columns.model_dump().values(), *source.context) if isinstance(c, str)]
+        if present:
+            require_columns(source.path, present, wanted)
+
+
+def _warn_of_untimed(recipe: Recipe) -> None:
+    untimed = [source.path for source in recipe.data.sources if source.columns.timestamp is None]
+    if untimed:
+        _LOG.warning(
+            "%s: no timestamp column is mapped, so the order of the rows is taken for the order in time, "
+            "repeated rows are kept, and nothing can be split by time. Map `columns.timestamp` if there is one.",
+            ", ".join(untimed),
+        )
+
+
 def _check_rows(recipe: Recipe, read: Sequence[Row], files: Sequence[SourceFile]) -> None:
     """Refuse logs with no rows, or with too many unusable ones."""
     total, accepted = sum(row["read"] for row in read), sum(row["accepted"] for row in read)
     where = ", ".join(source.path for source in recipe.data.sources)
     if not total:
         raise DataError(f"{where}: no rows (only a header, or nothing). Check `path` in the recipe.")
-    share, limit = 1 - accepted / total, recipe.data.clean.max_bad_rows
+    share, limit = (total - accepted) / total, recipe.data.clean.max_bad_rows
     if share > limit or not accepted:
         reasons = _reasons(read)
         counted = ", ".join(f"{reason}: {count:,}" for reason, count in reasons.most_common(5))
@@ -199,7 +234,7 @@ def _example(read: Sequence[Row], files: Sequence[SourceFile]) -> str:
         rejected = from_bytes(row["rejected"])
         if rejected.num_rows:
             first = rejected.slice(0, 1).to_pylist()[0]
-            return f"row {first['row']} of {file.uri}: {first['reason']}: {first['text'][:200]}"
+            return f"row {first['row']} (from 0) of {file.uri}: {first['reason']}: {first['text'][:200]}"
     return "none"
 
 
@@ -307,8 +342,10 @@ def _merge_quarantine(recipe: Recipe, storage: Storage, workspace: str, files: S
     tables = []
     for name in storage.list(f"{workspace}/quarantine"):
         table = pq.read_table(pa.BufferReader(storage.read(f"{workspace}/quarantine/{name}")))
-        uri = files[int(name.removesuffix(".parquet"))].uri
-        tables.append(table.add_column(0, "file", pa.array([uri] * table.num_rows, pa.string())))
+        file = files[int(name.removesuffix(".parquet"))]
+        # Its name, not where it lies: the same logs make the same Dataset on every machine.
+        where = {"source": pa.array([file.source] * table.num_rows, pa.int32()), "file": [file.name] * table.num_rows}
+        tables.append(pa.table({**where, **{column: table[column] for column in table.column_names}}))
     return write_table(storage, recipe.name, "quarantine", pa.concat_tables(tables)) if tables else None
 
 

@@ -53,11 +53,7 @@ def build_view(recipe: Recipe, dataset: Dataset) -> str:
         RecipeError: A split by time of a log without times.
     """
     view, split = recipe.data.view, recipe.data.split
-    if split.kind == "time" and dataset.manifest["order"] != "timestamp":
-        raise RecipeError(
-            "data.split.kind = 'time': the log has no timestamp column, so there is no time to split by. "
-            "Map `columns.timestamp`, or use leave-one-out."
-        )
+    check_split(split, timed=dataset.manifest["order"] == "timestamp")
     wanted = {"log": dataset.manifest["events"], "view": view.model_dump(), "split": split.model_dump()}
     identity = short_digest({**wanted, "code": code_version("data/views", "features")})
     folder = f"{dataset.path}/views/{identity}"
@@ -68,7 +64,7 @@ def build_view(recipe: Recipe, dataset: Dataset) -> str:
     work = partial(_write_shard, dataset=dataset, view=view, keep_items=keep_items, bounds=bounds, folder=folder)
     shards = [row for row in run_pass(work, _shards(dataset)) if row["users"]]
     _check(view, split, shards)
-    events = sum(np.frombuffer(row["item_events"], np.int64) for row in shards)
+    events = np.sum([np.frombuffer(row["item_events"], np.int64) for row in shards], axis=0)
     items = np.flatnonzero(events)
     table = pa.table({"index": pa.array(items + 1, pa.int64()), "events": pa.array(events[items], pa.int64())})
     data = parquet_bytes(table)
@@ -84,6 +80,24 @@ def build_view(recipe: Recipe, dataset: Dataset) -> str:
     }
     dataset.storage.write_new(f"{folder}/view.json", canonical(manifest))
     return identity
+
+
+def check_split(split: Split, timed: bool) -> None:
+    """Find what is wrong with a split before any work is done.
+
+    Raises:
+        RecipeError: A split by time of a log without times, or by what is no time.
+    """
+    if split.kind != "time":
+        return
+    if not timed:
+        raise RecipeError(
+            "data.split.kind = 'time': the log has no timestamp column, so there is no time to split by. "
+            "Map `columns.timestamp`, or use leave-one-out."
+        )
+    given = isinstance(split.validation, str) and isinstance(split.test, str)
+    if given and _moment(str(split.validation)) >= _moment(str(split.test)):
+        raise RecipeError(f"data.split: validation ({split.validation}) must begin before test ({split.test}).")
 
 
 def open_view(dataset: Dataset, view: str) -> Json:
@@ -176,16 +190,26 @@ def _time_bounds(
         return None
     if isinstance(split.validation, str) and isinstance(split.test, str):
         return _moment(split.validation), _moment(split.test)
+    test = float(split.test)
+    shares = np.array([1 - float(split.validation) - test, 1 - test])
     first, last = dataset.manifest["time_range_ms"]
-    edges = np.linspace(first, last + 1, HISTOGRAM_BINS + 1)
-    work = partial(_histogram, dataset=dataset, view=view, keep_items=keep_items, edges=edges)
-    counts = np.sum([np.frombuffer(row["counts"], np.int64) for row in run_pass(work, _shards(dataset))], axis=0)
-    before = np.concatenate([[0], np.cumsum(counts)]) / max(1, counts.sum())
+    low, high = np.array([first, first]), np.array([last + 1, last + 1])
+    # Bins of bins, down to the millisecond: one event dated 1970 must not make the bins as wide as a day.
+    while (high - low > 1).any():
+        edges = np.unique(np.concatenate([_edges(*bounds) for bounds in zip(low, high, strict=True)]))
+        work = partial(_counts_before, dataset=dataset, view=view, keep_items=keep_items, edges=edges)
+        rows = run_pass(work, _shards(dataset))
+        before = np.sum([np.frombuffer(row["counts"], np.int64) for row in rows], axis=0)
+        total = sum(row["events"] for row in rows)
+        found = np.searchsorted(before, np.ceil(shares * total - 1e-6))
+        low, high = edges[found - 1], edges[found]
+    return float(high[0]), float(high[1])
 
-    def starts(share: float) -> float:
-        return float(edges[np.searchsorted(before, 1 - share)])
 
-    return starts(float(split.validation) + float(split.test)), starts(float(split.test))
+def _edges(low: int, high: int) -> np.ndarray:
+    """Bounds of equal bins of whole milliseconds: ``[at most HISTOGRAM_BINS + 1]`` int64, both ends included."""
+    step = -(-(high - low) // HISTOGRAM_BINS)
+    return np.append(np.arange(low, high, step, dtype=np.int64), high)
 
 
 def _moment(text: str) -> float:
@@ -195,9 +219,10 @@ def _moment(text: str) -> float:
     return float(moment.timestamp() * 1000)
 
 
-def _histogram(row: Row, dataset: Dataset, view: View, keep_items: np.ndarray | None, edges: np.ndarray) -> Row:
-    times = _filtered(row, dataset, view, keep_items)["timestamp"].to_numpy()
-    return {"counts": np.histogram(times, edges)[0].astype(np.int64).tobytes()}
+def _counts_before(row: Row, dataset: Dataset, view: View, keep_items: np.ndarray | None, edges: np.ndarray) -> Row:
+    """How many events are before each edge."""
+    times = np.sort(_filtered(row, dataset, view, keep_items)["timestamp"].to_numpy())
+    return {"counts": np.searchsorted(times, edges, side="left").astype(np.int64).tobytes(), "events": len(times)}
 
 
 def _write_shard(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import ray
@@ -10,6 +11,7 @@ import ray
 from rayrec.artifacts import Json, Storage
 from rayrec.data.dataset import open_dataset
 from rayrec.data.views import TRAIN, load_view
+from rayrec.errors import DataError, RayrecError
 from rayrec.evaluation.full_ranking import RankedUsers, ScoreFunction, rank_users
 from rayrec.evaluation.held_out import held_out
 from rayrec.inference.bundle import open_bundle
@@ -34,9 +36,19 @@ def evaluate(recipe: Recipe, dataset_version: tuple[str, int], view: str, bundle
     Returns:
         By fold: every metric at every cut-off, ``coverage@k`` and ``popularity_bias@k``, ``users``, and
         ``by_history_length``: the same accuracy metrics for users with histories of like length.
+
+    Raises:
+        DataError: Nobody can be ranked, or the Dataset is damaged.
+        ModelError: The bundle is damaged.
     """
     task = ray.remote(num_cpus=1)(evaluate_here)
-    result: Json = ray.get(task.remote(recipe, dataset_version, view, bundle, storage))
+    try:
+        result: Json = ray.get(task.remote(recipe, dataset_version, view, bundle, storage))
+    except ray.exceptions.RayTaskError as error:
+        # Ray puts the worker's traceback into the message; ours must arrive as it was.
+        if isinstance(error.cause, RayrecError):
+            raise error.cause from error
+        raise
     return result
 
 
@@ -52,6 +64,11 @@ def evaluate_here(recipe: Recipe, dataset_version: tuple[str, int], view: str, b
         users = held_out(sequences, fold)
         top = max([*settings.ks, parse_metric(recipe.training.metric)[1]])
         ranked = rank_users(score, users, scorer.max_length, top, settings.exclude_seen)
+        if not len(ranked.ranks):
+            raise DataError(
+                f"evaluation: no user of the {fold} fold can be ranked: all its events are on items they already had. "
+                "Set evaluation.exclude_seen to false, or split otherwise."
+            )
         results[fold] = _summary(recipe, ranked, popularity) | {"left_out": len(users.past) - len(ranked.ranks)}
     return results
 
@@ -80,10 +97,10 @@ def _summary(recipe: Recipe, ranked: RankedUsers, popularity: np.ndarray) -> Jso
         summary[f"coverage@{k}"] = coverage(ranked.recommended[:, :k], len(popularity) - 1)
         summary[f"popularity_bias@{k}"] = popularity_bias(ranked.recommended[:, :k], popularity)
     slices = {}
-    bounds = [0, *sorted(recipe.evaluation.history_lengths), np.inf]
-    for low, high in zip(bounds[:-1], bounds[1:], strict=True):
+    bounds = [-1, 0, *sorted(recipe.evaluation.history_lengths), np.inf]
+    for low, high in pairwise(bounds):
         inside = (ranked.past_lengths > low) & (ranked.past_lengths <= high)
-        label = f"{int(low) + 1}-{int(high)}" if np.isfinite(high) else f">{int(low)}"
+        label = f">{int(low)}" if np.isinf(high) else f"{int(low) + 1}-{int(high)}" if high else "0"
         if inside.any():
             slices[label] = {"users": int(inside.sum()), **_accuracy(ranked.ranks[inside], names)}
     return {**summary, "users": len(ranked.ranks), "by_history_length": slices}

@@ -15,5 +15,5 @@ FUTURE = {"validation": VALIDATION, "test": TEST}
 def held_out(sequences: Sequences, fold: str) -> HeldOut:
     """The users with events in a fold (``validation`` or ``test``): their earlier folds, and those events."""
     past, future = sequences.fold(*PAST[fold]), sequences.fold(FUTURE[fold])
-    users = np.flatnonzero(future.lengths)
+    users = np.flatnonzero(future.lengths).tolist()
     return HeldOut(Histories.of(past[u] for u in users), Histories.of(future[u] for u in users))

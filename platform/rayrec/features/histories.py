@@ -27,7 +27,7 @@ class Histories:
     items: np.ndarray
 
     @classmethod
-    def of(cls, sequences: Iterable[Sequence[int]]) -> Histories:
+    def of(cls, sequences: Iterable[Sequence[int] | np.ndarray]) -> Histories:
         """From a list of item rows a user."""
         arrays = [np.asarray(sequence, dtype=np.int64) for sequence in sequences]
         offsets = np.cumsum([0, *(len(array) for array in arrays)], dtype=np.int64)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,6 +70,9 @@ class Bundle:
         chosen: Runtime
         if runtime == "torch":
             chosen = TorchRuntime(self.model())
+        elif runtime not in self.manifest["variants"]:
+            known = ", ".join(["torch", *self.manifest["variants"]])
+            raise ModelError(f"{self.path} has no variant '{runtime}'. It has: {known}.")
         else:
             chosen = OnnxRuntime(self.folder / "variants" / runtime / "model.onnx", threads)
         tables = self.folder / "tables" / "item.safetensors"
@@ -88,7 +90,7 @@ class Bundle:
         found = scorer.score(histories, candidates=list(items))
         allowed = GOLDEN_TOLERANCE * max(1.0, float(np.abs(expected).max()))
         if not np.abs(found - expected).max() <= allowed:
-            raise ModelError(f"{self.path}: the model does not give its golden answers on this machine. Train it again.")
+            raise ModelError(f"{self.path} does not give its golden answers on this machine. Train the model again.")
 
 
 def open_bundle(storage: Storage, path: str) -> Bundle:
@@ -99,7 +101,8 @@ def open_bundle(storage: Storage, path: str) -> Bundle:
     """
     folder, manifest = open_folder(storage, path, MANIFEST)
     if manifest["oldest_reader"] > SCHEMA:
-        raise ModelError(f"{path} was written by a newer rayrec ({manifest['code_version']}). Upgrade rayrec to read it.")
+        newer = manifest["code_version"]
+        raise ModelError(f"{path} was written by a newer rayrec ({newer}). Upgrade rayrec to read it.")
     return Bundle(path, folder, manifest)
 
 
@@ -112,7 +115,9 @@ def publish_bundle(
     lineage: Json,
     metrics: Json,
 ) -> str:
-    """Export, measure and publish a model. Returns the bundle's path.
+    """Export, check and publish a model. Returns the bundle's path.
+
+    No time is measured here: it would make two bundles of two equal models.
 
     Args:
         storage: Where to.
@@ -138,7 +143,6 @@ def publish_bundle(
             "runtime": "onnxruntime",
             "parity": measure_parity(model, graph, pad(histories, model.max_length)),
             "bytes": graph.stat().st_size,
-            "latency_ms": _latency(OnnxRuntime(graph, threads=1), pad(histories[:1], model.max_length)),
         }
         _write_golden(folder / "golden.arrow", OnnxRuntime(graph), histories, model.max_length)
         (folder / "metrics.json").write_text(json.dumps(metrics, indent=1), encoding="utf-8")
@@ -197,13 +201,3 @@ def _write_golden(target: Path, runtime: Runtime, histories: Sequence[np.ndarray
     table = pa.table(columns)
     with pa.OSFile(str(target), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table)
-
-
-def _latency(runtime: Runtime, history: np.ndarray, passes: int = 20) -> float:
-    """Median milliseconds of one request on one thread."""
-    seconds = []
-    for _ in range(passes):
-        began = time.perf_counter()
-        runtime(history)
-        seconds.append(time.perf_counter() - began)
-    return round(float(np.median(seconds)) * 1000, 4)

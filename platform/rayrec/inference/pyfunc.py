@@ -1,4 +1,4 @@
-"""The MLflow flavour: `mlflow.pyfunc.load_model` answers like the endpoint. Loaded by name, so no pickle is involved."""
+"""The MLflow flavour: `mlflow.pyfunc.load_model` answers like the endpoint. Loaded by name, so without a pickle."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from rayrec.artifacts import Json, Storage, canonical, short_digest
-from rayrec.errors import ModelError
+from rayrec.errors import ModelError, StorageError
 from rayrec.inference.bundle import Bundle, open_bundle
 
 SCHEMA = 1
@@ -70,7 +70,10 @@ def open_release(storage: Storage, digest: str) -> Release:
     try:
         release = Release(storage, storage.read_json(f"releases/{digest}.json"))
     except FileNotFoundError as error:
-        raise ModelError(f"there is no Release {digest} in {storage.uri}. `rayrec list` shows what there is.") from error
+        message = f"there is no Release {digest} in {storage.uri}. `rayrec list` shows what there is."
+        raise ModelError(message) from error
+    except StorageError as error:
+        raise ModelError(str(error)) from error
     if release.digest != digest:
         raise ModelError(f"{release.storage.url(f'releases/{digest}.json')} was changed after it was published.")
     return release

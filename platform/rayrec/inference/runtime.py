@@ -53,5 +53,6 @@ class TorchRuntime:
 
         tensors = [*self._model.parameters(), *self._model.buffers()]
         with torch.inference_mode():
-            scores: np.ndarray = self._model.score(torch.from_numpy(history).to(tensors[0].device)).float().cpu().numpy()
-        return scores
+            scores = self._model.score(torch.from_numpy(history).to(tensors[0].device))
+            found: np.ndarray = scores.float().cpu().numpy()
+        return found

@@ -23,9 +23,11 @@ def model_class(name: str) -> type[Recommender]:
     Raises:
         RecipeError: No model has that name; the message gives the nearest one.
     """
-    if name not in MODELS:
+    if str(name) not in MODELS:
         nearest = difflib.get_close_matches(str(name), MODELS, n=1, cutoff=0.0)[0]
-        raise RecipeError(f"model.name: no model is called '{name}'. Did you mean '{nearest}'? Known: {', '.join(MODELS)}.")
+        raise RecipeError(
+            f"model.name: no model is called '{name}'. Did you mean '{nearest}'? Known: {', '.join(MODELS)}."
+        )
     module, _, attribute = MODELS[name].partition(":")
     found: type[Recommender] = getattr(import_module(module), attribute)
     return found

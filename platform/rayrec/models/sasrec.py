@@ -37,9 +37,9 @@ class SASRecConfig:
 
     dim: int = 64
     blocks: int = 2
-    heads: int = 2
-    feed_forward: int = 4
-    dropout: float = 0.2
+    heads: int = 1
+    feed_forward: int = 1
+    dropout: float = 0.3
     max_length: int = 200
 
     def __post_init__(self) -> None:

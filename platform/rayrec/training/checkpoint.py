@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rayrec.inference.bundle import load_weights, save_weights
 from rayrec.models.base import Recommender
-from rayrec.training.loop import Progress, Run
+from rayrec.training.loop import Run
 
 State = dict[str, Tensor]
 

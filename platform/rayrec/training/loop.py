@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from rayrec.errors import ModelError
+from rayrec.errors import DataError, ModelError
 from rayrec.models.base import Recommender
 from rayrec.models.optimization import Optimization
 from rayrec.training.feed import ResidentFeed
@@ -92,11 +92,17 @@ def train(
         run: A fresh run, or one restored from a checkpoint.
         feed: The training batches.
         validate: Metrics of the model on the validation events, equal on every worker.
-        after_epoch: Called on every worker after each epoch; ``progress.best_epoch == progress.epoch`` marks a new best.
+        after_epoch: Called on every worker after each epoch; ``best_epoch == epoch`` in its progress marks a new best.
 
     Raises:
+        DataError: There is nothing to train on.
         ModelError: The loss is no longer a number.
     """
+    if not feed.steps:
+        raise DataError(
+            "training: no user has two training events or more, so there is no next item to learn. "
+            "Leave-one-out sets two events of each user aside: it takes users with four or more."
+        )
     settings, progress = run.settings, run.progress
     wrapped = DistributedDataParallel(run.model) if run.world.size > 1 else run.model
     while progress.epoch < settings.epochs and progress.epoch - progress.best_epoch < settings.patience:
@@ -119,7 +125,8 @@ def _epoch(run: Run, wrapped: nn.Module, feed: ResidentFeed) -> tuple[float, int
     run.model.train()
     epoch, total_steps = run.progress.epoch, feed.steps * run.settings.epochs
     order = feed.order(epoch)
-    loss_sum, tokens, rate = torch.zeros((), dtype=torch.float64), 0, 0.0
+    # Summed on the device: reading each step's loss would make the GPU wait for Python.
+    loss_sum, tokens, rate = torch.zeros((), dtype=torch.float64, device=run.world.device), 0, 0.0
     for step in range(feed.steps):
         rate = learning_rate(epoch * feed.steps + step, total_steps, run.settings)
         _seed(run.settings.seed, epoch, step, run.world.rank)
@@ -142,12 +149,13 @@ def _step(run: Run, wrapped: nn.Module, history: Tensor, targets: Tensor, diviso
         loss: Tensor = wrapped(history.to(device, non_blocking=True), targets.to(device, non_blocking=True))
     # DistributedDataParallel averages gradients; times the number of workers, that is their sum.
     (loss * (run.world.size / max(1, divisor))).backward()
-    nn.utils.clip_grad_norm_(run.model.parameters(), run.settings.clip)
+    norm = nn.utils.clip_grad_norm_(run.model.parameters(), run.settings.clip)
     for group in run.optimizer.param_groups:
         group["lr"] = rate
     run.optimizer.step()
     run.optimizer.zero_grad(set_to_none=True)
-    return loss.detach().double().cpu()
+    # A gradient that is no number leaves weights that are none; after the last step no loss would show it.
+    return torch.where(norm.isfinite(), loss.detach(), torch.nan).double()
 
 
 def autocast(device: torch.device, settings: Optimization) -> Any:

@@ -148,7 +148,7 @@ def _train_worker(config: dict[str, Any]) -> str | RayrecError | None:
 def _train_here(job: TrainJob, reporter: Any) -> str | None:
     recipe, context = job.recipe, ray.train.get_context()
     world = World(context.get_world_rank(), context.get_world_size(), ray.train.torch.get_device())
-    threads = recipe.training.threads or max(1, len(os.sched_getaffinity(0)) // context.get_local_world_size())
+    threads = recipe.training.threads or max(1, _cores() // context.get_local_world_size())
     torch.set_num_threads(threads)
     sequences, dataset = _load(job)
     torch.manual_seed(recipe.training.seed)
@@ -159,10 +159,10 @@ def _train_here(job: TrainJob, reporter: Any) -> str | None:
     if checkpoint:
         with checkpoint.as_directory() as folder:
             best.state = load_checkpoint(run, Path(folder))
-    feed = ResidentFeed(
-        sequences.fold(TRAIN), model.max_length, recipe.training.batch_size, recipe.training.seed
-    )
-    train(run, feed, _validator(recipe, sequences, world), lambda run: _after_epoch(run, best, reporter))
+    feed = ResidentFeed(sequences.fold(TRAIN), model.max_length, recipe.training.batch_size, recipe.training.seed)
+    # Without a worker process there is nobody to restart, so nothing to take up again.
+    keep = recipe.training.workers > 0
+    train(run, feed, _validator(recipe, sequences, world), lambda run: _after_epoch(run, best, reporter, keep))
     if world.rank:
         return None
     model.load_state_dict(best.state)
@@ -176,7 +176,13 @@ class _Best:
     state: dict[str, torch.Tensor]
 
 
-def _after_epoch(run: Run, best: _Best, reporter: Any) -> None:
+def _cores() -> int:
+    """Cores this process may use."""
+    # macOS has no affinity.
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _after_epoch(run: Run, best: _Best, reporter: Any, keep: bool) -> None:
     """Keep the best weights, write a checkpoint, tell whoever watches. Every worker reports equally often."""
     if run.progress.best_epoch == run.progress.epoch:
         best.state = snapshot(run.model)
@@ -184,10 +190,11 @@ def _after_epoch(run: Run, best: _Best, reporter: Any) -> None:
     if run.world.rank:
         ray.train.report(entry)
         return
-    # Ray Train takes the folder away once the checkpoint is stored.
-    folder = Path(tempfile.mkdtemp(prefix="rayrec-checkpoint-"))
-    save_checkpoint(run, best.state, folder)
-    ray.train.report(entry, checkpoint=Checkpoint.from_directory(str(folder)))
+    if keep:
+        with tempfile.TemporaryDirectory(prefix="rayrec-checkpoint-") as folder:
+            save_checkpoint(run, best.state, Path(folder))
+            # Returns once the checkpoint is in the storage.
+            ray.train.report(entry, checkpoint=Checkpoint.from_directory(folder))
     ray.get(reporter.add.remote(entry))
 
 

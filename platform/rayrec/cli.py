@@ -1,0 +1,407 @@
+"""`rayrec`: a sub-command a stage. Argument handling only."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from rayrec import __version__
+from rayrec.errors import RayrecError, RecipeError
+
+if TYPE_CHECKING:
+    from rayrec.artifacts import Json, Storage
+    from rayrec.pipeline import Pipeline
+    from rayrec.recipe import Recipe
+
+USAGE_ERROR = 2
+INTERRUPTED = 130
+
+
+class Commands(TyperGroup):
+    """Bad input is one message and exit code 2, never a traceback; Ctrl-C says how to go on."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the sub-command."""
+        try:
+            return super().invoke(ctx)
+        except RayrecError as error:
+            typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(USAGE_ERROR) from error
+        except KeyboardInterrupt as error:
+            typer.echo("interrupted. The same command again goes on where this one stopped.", err=True)
+            raise typer.Exit(INTERRUPTED) from error
+
+
+app = typer.Typer(
+    name="rayrec",
+    cls=Commands,
+    help="From interaction logs to a live recommendation endpoint.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+data_app = typer.Typer(help="Public data sets, and data of your own.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+RecipeArgument = Annotated[str, typer.Argument(help="A recipe: a YAML file, or the name of a packaged one.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the recipe.")
+]
+DataOption = Annotated[str | None, typer.Option("--data", help="`simulated` replaces the recipe's data.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, all else on stderr.")]
+VerboseOption = Annotated[bool, typer.Option("--verbose", help="Show what the workers print.")]
+ResumeOption = Annotated[
+    bool, typer.Option("--resume/--no-resume", help="Go on from the checkpoints of an interrupted training.")
+]
+
+
+# ---- the pipeline
+
+
+@app.command()
+def run(
+    recipe: RecipeArgument,
+    overrides: SetOption = None,
+    data: DataOption = None,
+    serve: Annotated[bool, typer.Option("--serve", help="Serve the champion afterwards, until Ctrl-C.")] = False,
+    resume: ResumeOption = True,
+    as_json: JsonOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Prepare, train, evaluate and register; what has not changed is skipped."""
+    from rayrec import pipeline
+    from rayrec.terminal import RunDisplay, show_result
+
+    loaded, storage = _load(recipe, overrides, data)
+    with _cluster(storage, verbose):
+        with RunDisplay(loaded) as display:
+            result = pipeline.run(loaded, storage, display, resume)
+        if as_json:
+            _print_json(result.to_json())
+        else:
+            show_result(result)
+        if serve:
+            _serve_until_signal(loaded.name, loaded.serving, as_json)
+
+
+@app.command()
+def prepare(
+    recipe: RecipeArgument,
+    overrides: SetOption = None,
+    data: DataOption = None,
+    as_json: JsonOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Turn logs into a Dataset."""
+    _run_stages(recipe, overrides, data, True, as_json, verbose, lambda p: p.prepare())
+
+
+@app.command()
+def train(
+    recipe: RecipeArgument,
+    overrides: SetOption = None,
+    data: DataOption = None,
+    resume: ResumeOption = True,
+    as_json: JsonOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Train the recipe's model (and prepare, where that is not done)."""
+    _run_stages(recipe, overrides, data, resume, as_json, verbose, lambda p: p.train(*p.prepare()))
+
+
+@app.command()
+def evaluate(
+    recipe: RecipeArgument,
+    overrides: SetOption = None,
+    data: DataOption = None,
+    resume: ResumeOption = True,
+    as_json: JsonOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Measure the recipe's model (and prepare and train, where that is not done)."""
+
+    def stages(pipeline: Pipeline) -> None:
+        dataset, view = pipeline.prepare()
+        pipeline.evaluate(dataset, view, *pipeline.train(dataset, view))
+
+    _run_stages(recipe, overrides, data, resume, as_json, verbose, stages)
+
+
+# ---- recipes and data
+
+
+@app.command()
+def recipes(
+    name: Annotated[str | None, typer.Argument(help="Print this recipe, every default written out.")] = None,
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of recipes.")] = False,
+) -> None:
+    """List the packaged recipes."""
+    from rayrec.recipe_files import json_schema, load_recipe, packaged_recipes, to_yaml
+
+    if schema:
+        _print_json(json_schema())
+    elif name:
+        typer.echo(to_yaml(load_recipe(name)), nl=False)
+    else:
+        for packaged, summary in packaged_recipes().items():
+            typer.echo(f"{packaged:<20} {summary}")
+
+
+@app.command()
+def init(
+    log: Annotated[Path, typer.Argument(help="Your log: a file or folder.")],
+    items: Annotated[Path | None, typer.Option(help="A table of items, with titles and categories.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the recommender; by default the file's.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Where to write it; by default to stdout.")] = None,
+) -> None:
+    """Write a commented recipe for your own files, from their header."""
+    from rayrec.data.starter import starter_recipe
+
+    text = starter_recipe(log, items, name, out.parent if out else Path())
+    if out is None:
+        typer.echo(text, nl=False)
+    elif out.exists():
+        raise RecipeError(f"{out}: there is a file already. Remove it, or choose another with --out.")
+    else:
+        out.write_text(text, encoding="utf-8")
+        typer.echo(f"wrote {out}; now: rayrec run {out}", err=True)
+
+
+@data_app.command("get")
+def data_get(name: Annotated[str, typer.Argument(help="movielens-100k, movielens-1m or simulated.")]) -> None:
+    """Fetch a public data set, once."""
+    from rayrec.artifacts import Storage
+    from rayrec.data.files import provide_sample
+
+    storage = Storage.open()
+    folder = provide_sample(name, storage)
+    for notice in ("LICENSE.txt", "SIMULATED.txt"):
+        if (folder / notice).exists():
+            typer.echo((folder / notice).read_text(encoding="utf-8"), err=True)
+    typer.echo(str(folder))
+
+
+# ---- releases
+
+
+@app.command()
+def promote(
+    reference: Annotated[str, typer.Argument(metavar="NAME[/VERSION]", help="By default the candidate.")],
+) -> None:
+    """Make a Release the champion, which is served by name."""
+    from rayrec.tracking import CANDIDATE, Tracker, find_release
+
+    found = find_release(reference if "/" in reference or "@" in reference else f"{reference}@{CANDIDATE}")
+    release = Tracker(found.name).promote(found.version)
+    typer.echo(f"{release.name}/{release.version} is the champion")
+
+
+@app.command()
+def rollback(
+    reference: Annotated[str, typer.Argument(metavar="NAME[/VERSION]", help="By default to the champion before.")],
+) -> None:
+    """Go back to an earlier champion."""
+    from rayrec.tracking import Tracker, find_release
+
+    tracker = Tracker(reference.partition("/")[0])
+    release = tracker.promote(find_release(reference).version) if "/" in reference else tracker.rollback()
+    typer.echo(f"{release.name}/{release.version} is the champion")
+
+
+@app.command("list")
+def list_all(as_json: JsonOption = False) -> None:
+    """List Datasets, models and Releases."""
+    from rayrec.artifacts import Storage
+    from rayrec.inventory import inventory
+    from rayrec.terminal import show_inventory
+
+    found = inventory(Storage.open())
+    if as_json:
+        _print_json(found)
+    else:
+        show_inventory(found)
+
+
+@app.command()
+def gc(
+    keep: Annotated[
+        int, typer.Option(min=0, help="Newest Releases to keep of each name, besides those with an alias.")
+    ] = 5,
+    older_than: Annotated[float, typer.Option(min=0, help="Hours that garbage must be old.")] = 24.0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+) -> None:
+    """Remove what nothing refers to."""
+    from rayrec.artifacts import Storage
+    from rayrec.inventory import collect_garbage, find_garbage
+
+    storage = Storage.open()
+    garbage = find_garbage(storage, keep, older_than)
+    for name, version in garbage.versions:
+        typer.echo(f"{name}/{version}")
+    for path in garbage.paths:
+        typer.echo(path)
+    if not dry_run:
+        collect_garbage(storage, garbage)
+    verb = "would be removed" if dry_run else "removed"
+    typer.echo(f"{len(garbage.paths)} artifacts and {len(garbage.versions)} Releases {verb}", err=True)
+
+
+# ---- serving and clusters
+
+
+@app.command()
+def serve(
+    reference: Annotated[str, typer.Argument(metavar="NAME", help="NAME, NAME@ALIAS or NAME/VERSION.")],
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="Port to listen on.")] = None,
+    verbose: VerboseOption = False,
+) -> None:
+    """Serve a Release over HTTP until Ctrl-C."""
+    from rayrec.artifacts import Storage
+    from rayrec.inference.release import open_release
+    from rayrec.recipe import Serving
+    from rayrec.tracking import find_release
+
+    registered = find_release(reference)
+    storage = Storage.open(registered.storage)
+    settings = Serving(**open_release(storage, registered.digest).content["serving"])
+    given = {key: value for key, value in {"host": host, "port": port}.items() if value is not None}
+    with _cluster(storage, verbose):
+        _serve_until_signal(reference, settings.model_copy(update=given), False)
+
+
+@app.command()
+def start(
+    port: Annotated[int, typer.Option(help="Port of the cluster.")] = 6379,
+    dashboard_port: Annotated[int, typer.Option(help="Port of Ray's dashboard, on localhost.")] = 8265,
+) -> None:
+    """Start a Ray cluster on this machine that stays, for the commands that follow."""
+    from rayrec.cluster import start_standing
+
+    state = start_standing(port, dashboard_port)
+    typer.echo(f"a cluster is running at {state['address']}, dashboard {state['dashboard']}; `rayrec stop` ends it")
+
+
+@app.command()
+def stop() -> None:
+    """End the cluster that `rayrec start` started."""
+    from rayrec.cluster import stop_standing
+
+    typer.echo(f"ended the cluster at {stop_standing()['address']}")
+
+
+@app.command()
+def demo(
+    simulated: Annotated[bool, typer.Option("--simulated", help="Simulated logs instead of MovieLens 100K.")] = False,
+) -> None:
+    """The whole way once: MovieLens 100K to live answers, everything shut down at the end."""
+    from rayrec.demo import run_demo
+
+    run_demo(simulated)
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    typer.echo(__version__)
+
+
+# ---- shared
+
+
+def _load(recipe: str, overrides: list[str] | None, data: str | None) -> tuple[Recipe, Storage]:
+    from rayrec.artifacts import Storage
+    from rayrec.data.files import check_sources
+    from rayrec.recipe_files import load_recipe
+
+    if data not in {None, "simulated"}:
+        raise RecipeError(f"--data {data}: the only data that can take the recipe's place is 'simulated'.")
+    loaded = load_recipe(recipe, overrides or [], data == "simulated")
+    storage = Storage.open(loaded.storage)
+    check_sources(loaded, storage)
+    return loaded, storage
+
+
+@contextmanager
+def _cluster(storage: Storage, verbose: bool) -> Iterator[None]:
+    from rayrec.cluster import connected
+    from rayrec.terminal import waiting
+
+    with waiting("connecting to Ray"):
+        entered = connected(storage, verbose)
+        entered.__enter__()
+    try:
+        yield
+    finally:
+        entered.__exit__(*sys.exc_info())
+
+
+def _run_stages(
+    recipe: str,
+    overrides: list[str] | None,
+    data: str | None,
+    resume: bool,
+    as_json: bool,
+    verbose: bool,
+    stages: Callable[[Pipeline], object],
+) -> None:
+    from rayrec.pipeline import Pipeline
+    from rayrec.terminal import RunDisplay
+
+    loaded, storage = _load(recipe, overrides, data)
+    with (
+        _cluster(storage, verbose),
+        RunDisplay(loaded) as display,
+        Pipeline(loaded, storage, display, resume) as pipeline,
+    ):
+        stages(pipeline)
+    if as_json:
+        outcomes = {name: outcome.summary() | outcome.output for name, outcome in pipeline.outcomes.items()}
+        _print_json({"recipe": loaded.name, "simulated": loaded.simulated, "stages": outcomes})
+
+
+def _serve_until_signal(reference: str, settings: Any, quiet: bool) -> None:
+    from rayrec.artifacts import Storage
+    from rayrec.cluster import has_fast_serve
+    from rayrec.serving.server import serving, wait_for_signal
+    from rayrec.tracking import find_release
+
+    registered = find_release(reference)
+    if not has_fast_serve():
+        typer.echo(
+            "warning: this cluster was started without Ray Serve's HAProxy, so it will answer several times slower. "
+            "`rayrec start` sets it up; for a cluster of your own see docs/serving.md.",
+            err=True,
+        )
+    with serving(Storage.open(registered.storage), registered.digest, settings) as url:
+        typer.echo(f"serving {registered.name}/{registered.version} at {url}/docs (Ctrl-C ends it)", err=True)
+        wait_for_signal()
+        typer.echo("ending: requests under way are finished first", err=True)
+
+
+def _print_json(value: Json) -> None:
+    sys.stdout.write(json.dumps(value, indent=1) + "\n")
+
+
+def main() -> None:
+    """Run the command line."""
+    from rayrec.cluster import prepare_environment
+
+    prepare_environment()
+    # Ray and MLflow print to stdout now and then; with --json only the one object may go there.
+    real = os.dup(1)
+    os.dup2(2, 1)
+    sys.stdout = os.fdopen(real, "w", encoding="utf-8")
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,175 @@
+"""What there is, and what nothing refers to any more."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from rayrec.artifacts import Json, Storage
+from rayrec.data.dataset import manifest_numbers, manifest_path, open_dataset
+from rayrec.inference.release import open_release
+from rayrec.tracking import RegisteredRelease, Tracker, registered_names
+
+PART_FOLDERS = ("events", "items", "users", "vocab", "transforms", "quarantine")
+
+
+def inventory(storage: Storage) -> Json:
+    """Datasets, model bundles and Releases, as `rayrec list` shows them."""
+    return {
+        "storage": storage.uri,
+        "datasets": [_dataset(storage, name) for name in storage.list("datasets")],
+        "models": [_model(storage, path) for path in _bundles(storage)],
+        "releases": [_release(storage, release) for release in _all_releases()],
+    }
+
+
+@dataclass(frozen=True)
+class Garbage:
+    """What `rayrec gc` removes.
+
+    Attributes:
+        paths: Files and folders in the storage that nothing refers to.
+        versions: Registered Releases beyond the newest of their name, as (name, version).
+    """
+
+    paths: list[str]
+    versions: list[tuple[str, int]]
+
+
+def find_garbage(storage: Storage, keep: int, older_than_hours: float) -> Garbage:
+    """What nothing refers to.
+
+    Kept are Releases with an alias and the newest ``keep`` of each name, with all they refer to; the latest version of
+    each Dataset; and whatever is younger than ``older_than_hours``, which a running pipeline may be about to use.
+    """
+    kept, dropped = _retained(storage, keep)
+    referred = _referred(storage, kept)
+    candidates = [*_artifacts(storage)]
+    old = [path for path in candidates if path not in referred and _age_hours(storage, path) >= older_than_hours]
+    return Garbage(old, [(release.name, release.version) for release in dropped])
+
+
+def collect_garbage(storage: Storage, garbage: Garbage) -> None:
+    """Remove what `find_garbage` found: first what refers, then what was referred to."""
+    for name, version in garbage.versions:
+        Tracker(name).delete(version)
+    for path in sorted(garbage.paths, key=_removal_order):
+        storage.remove(path)
+
+
+def _retained(storage: Storage, keep: int) -> tuple[list[RegisteredRelease], list[RegisteredRelease]]:
+    kept: list[RegisteredRelease] = []
+    dropped: list[RegisteredRelease] = []
+    for name in registered_names():
+        releases = [release for release in Tracker(name).releases() if release.storage == storage.uri]
+        newest = {release.version for release in releases[-keep:]} if keep else set()
+        for release in releases:
+            (kept if release.aliases or release.version in newest else dropped).append(release)
+    return kept, dropped
+
+
+def _referred(storage: Storage, releases: list[RegisteredRelease]) -> set[str]:
+    """Every path that the Releases and the latest Datasets need."""
+    paths: set[str] = set()
+    numbered = {name: manifest_numbers(storage, name) for name in storage.list("datasets")}
+    versions = {(name, numbers[-1]) for name, numbers in numbered.items() if numbers}
+    for registered in releases:
+        release = open_release(storage, registered.digest)
+        pinned = release.content["dataset"]
+        paths |= {release.path, *release.content["models"].values()}
+        paths.add(f"datasets/{pinned['name']}/views/{pinned['view']}")
+        versions.add((pinned["name"], pinned["manifest"]))
+    for name, number in versions:
+        dataset = open_dataset(storage, name, number)
+        manifest = dataset.manifest
+        paths |= {manifest_path(name, number), *(part["path"] for part in manifest["events"])}
+        paths |= {part["path"] for part in manifest["vocab"].values()}
+        paths |= {manifest[key]["path"] for key in ("items", "users", "transforms", "quarantine") if manifest[key]}
+    kept = {(release.name, release.version) for release in releases}
+    return paths | _live_records(storage, paths, kept)
+
+
+def _live_records(storage: Storage, paths: set[str], versions: set[tuple[str, int]]) -> set[str]:
+    """Stage records whose output stays, and the evaluations they lead to."""
+    live: set[str] = set()
+    for record in _stage_records(storage):
+        output = storage.read_json(record)["output"]
+        if "view" in output:
+            needed = f"datasets/{output['dataset']}/views/{output['view']}" in paths
+        elif "version" in output:
+            needed = (output["name"], output["version"]) in versions
+        else:
+            needed = paths.issuperset([*output.get("bundles", {}).values(), *filter(None, [output.get("bundle")])])
+        if needed:
+            live |= {record, *filter(None, [output.get("evaluation")])}
+    return live
+
+
+def _artifacts(storage: Storage) -> Iterator[str]:
+    """Everything that can be garbage."""
+    yield from _stage_records(storage)
+    for folder in ("releases", "evaluations", "runs"):
+        yield from (f"{folder}/{name}" for name in storage.list(folder))
+    yield from _bundles(storage)
+    for name in storage.list("datasets"):
+        base = f"datasets/{name}"
+        yield from (manifest_path(name, number) for number in manifest_numbers(storage, name))
+        yield from (f"{base}/views/{view}" for view in storage.list(f"{base}/views"))
+        for folder in PART_FOLDERS:
+            yield from (f"{base}/{folder}/{file}" for file in storage.list(f"{base}/{folder}"))
+
+
+def _removal_order(path: str) -> int:
+    """Manifests and records first: what is half removed must not look whole."""
+    return 0 if path.startswith(("stages/", "releases/")) or "/manifests/" in path else 1
+
+
+def _stage_records(storage: Storage) -> Iterator[str]:
+    for stage in storage.list("stages"):
+        yield from (f"stages/{stage}/{name}" for name in storage.list(f"stages/{stage}"))
+
+
+def _bundles(storage: Storage) -> Iterator[str]:
+    for name in storage.list("models"):
+        yield from (f"models/{name}/{digest}" for digest in storage.list(f"models/{name}"))
+
+
+def _age_hours(storage: Storage, path: str) -> float:
+    return (time.time() - storage.modified(path)) / 3600
+
+
+def _all_releases() -> Iterator[RegisteredRelease]:
+    for name in registered_names():
+        yield from Tracker(name).releases()
+
+
+def _dataset(storage: Storage, name: str) -> Json:
+    numbers = manifest_numbers(storage, name)
+    if not numbers:
+        return {"name": name, "manifests": []}
+    latest = open_dataset(storage, name)
+    counts = {table: latest.manifest["vocab"][table]["rows"] for table in ("user", "item")}
+    return {
+        "name": name,
+        "manifests": numbers,
+        "digest": latest.digest,
+        "simulated": latest.manifest["simulated"],
+        "events": latest.manifest["counts"]["events"],
+        **{f"{table}s": rows for table, rows in counts.items()},
+    }
+
+
+def _model(storage: Storage, path: str) -> Json:
+    manifest = storage.read_json(f"{path}/model.json")
+    size = sum(file["bytes"] for file in manifest["files"].values())
+    return {"path": path, "kind": manifest["kind"], "items": manifest["num_items"], "bytes": size}
+
+
+def _release(storage: Storage, release: RegisteredRelease) -> Json:
+    shown: Json = {"name": release.name, "version": release.version, "aliases": list(release.aliases)}
+    if release.storage != storage.uri:
+        return shown | {"digest": release.digest, "storage": release.storage}
+    content = open_release(storage, release.digest).content
+    metrics = {key: value for key, value in content["metrics"]["main"].items() if key in {"ndcg@10", "hr@10"}}
+    return shown | {"digest": release.digest, "simulated": content["simulated"], "test": metrics}

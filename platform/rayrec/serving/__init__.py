@@ -1,0 +1,1 @@
+"""Release -> HTTP endpoint, on Ray Serve."""

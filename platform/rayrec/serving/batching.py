@@ -1,0 +1,70 @@
+"""Micro-batches that form under load: while one pass computes, the next requests gather. Nobody waits for company."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Generic, TypeVar
+
+Request = TypeVar("Request")
+Result = TypeVar("Result")
+
+
+class OverloadedError(Exception):
+    """The queue is full."""
+
+
+class Batcher(Generic[Request, Result]):
+    """Collects concurrent requests into one call.
+
+    Args:
+        compute: Computes results for requests, in their order. Runs in a thread of its own, one call at a time.
+        max_batch_size: Most requests of a call.
+        max_queued: Requests that may wait; beyond, `OverloadedError`.
+    """
+
+    def __init__(
+        self, compute: Callable[[Sequence[Request]], Sequence[Result]], max_batch_size: int, max_queued: int
+    ) -> None:
+        self._compute = compute
+        self._max_batch_size = max_batch_size
+        self._max_queued = max_queued
+        self._waiting: deque[tuple[Request, asyncio.Future[Result]]] = deque()
+        self._running = False
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="scorer")
+
+    async def submit(self, request: Request) -> Result:
+        """The result of one request.
+
+        Raises:
+            OverloadedError: Too many requests are waiting.
+        """
+        if len(self._waiting) >= self._max_queued:
+            raise OverloadedError
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Result] = loop.create_future()
+        self._waiting.append((request, future))
+        if not self._running:
+            self._running = True
+            self._task = loop.create_task(self._drain())
+        return await future
+
+    async def _drain(self) -> None:
+        """Compute until nobody waits."""
+        loop = asyncio.get_running_loop()
+        while self._waiting:
+            size = min(len(self._waiting), self._max_batch_size)
+            batch = [self._waiting.popleft() for _ in range(size)]
+            try:
+                results = await loop.run_in_executor(self._thread, self._compute, [request for request, _ in batch])
+            except Exception as error:
+                for _, future in batch:
+                    if not future.done():
+                        future.set_exception(error)
+                continue
+            for (_, future), result in zip(batch, results, strict=True):
+                if not future.done():  # the client may have gone
+                    future.set_result(result)
+        self._running = False

@@ -1,0 +1,152 @@
+"""The engine: answers from a Release. Plain Python, so that it runs and is tested without Serve."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from rayrec.artifacts import Storage
+from rayrec.data.dataset import open_dataset
+from rayrec.data.event_log import load_histories
+from rayrec.errors import RayrecError
+from rayrec.inference.release import Release, open_release
+from rayrec.inference.scorer import Scorer
+from rayrec.serving.state import Catalog, DatasetCatalog, DatasetHistories, HistoryStore, Item
+
+MODEL, POPULAR = "model", "popular"
+
+
+class UnknownItemError(RayrecError):
+    """An item key that the catalogue does not have."""
+
+
+@dataclass(frozen=True)
+class Query:
+    """A request for recommendations.
+
+    Attributes:
+        history: Item rows to recommend from, oldest first: ``[n]`` int64.
+        count: How many items.
+        offset: How many of the best to pass over.
+        exclude: Item rows not to recommend: ``[m]`` int64.
+    """
+
+    history: np.ndarray
+    count: int
+    offset: int
+    exclude: np.ndarray
+
+
+@dataclass(frozen=True)
+class ScoredItem:
+    """A recommended item with its score (higher is better; comparable within one answer only)."""
+
+    item: Item
+    score: float
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Recommendations, and where they come from: ``model``, or ``popular`` when nothing is known of the user."""
+
+    items: list[ScoredItem]
+    source: str
+
+
+class Engine:
+    """A Release in memory.
+
+    Args:
+        release: The Release.
+        scorer: Its model.
+        popular: What answers when there is no history.
+        histories: Histories of users.
+        catalog: The items.
+    """
+
+    def __init__(
+        self, release: Release, scorer: Scorer, popular: Scorer, histories: HistoryStore, catalog: Catalog
+    ) -> None:
+        self.release = release
+        self.scorer = scorer
+        self.popular = popular
+        self.histories = histories
+        self.catalog = catalog
+        self._exclude_seen = bool(release.content["funnel"]["exclude_seen"])
+
+    @classmethod
+    def load(cls, storage: Storage, digest: str, threads: int = 1) -> Engine:
+        """Load, check and warm a Release.
+
+        Raises:
+            ModelError: A part is missing, damaged, or gives other answers than when it was published.
+        """
+        release = open_release(storage, digest)
+        content = release.content
+        scorer = release.bundle("main").scorer(content["variants"]["main"], threads)
+        popular = release.bundle(POPULAR).scorer(content["variants"][POPULAR], threads)
+        dataset = open_dataset(storage, content["dataset"]["name"], content["dataset"]["manifest"])
+        histories = DatasetHistories(load_histories(dataset, scorer.item_keys, content["event_types"]))
+        engine = cls(release, scorer, popular, histories, DatasetCatalog.of(dataset))
+        engine.answer([engine.session_query([], 10, 0)])
+        return engine
+
+    def user_query(self, user: str, count: int, offset: int) -> Query | None:
+        """What to ask for a user; None for a user nobody has seen."""
+        history = self.histories.history(user)
+        if history is None:
+            return None
+        return Query(history, count, offset, history if self._exclude_seen else history[:0])
+
+    def session_query(self, items: Sequence[str], count: int, offset: int) -> Query:
+        """What to ask for a session, given as item keys; keys the model does not know are passed over."""
+        history = self.scorer.rows_of(items)
+        return Query(history, count, offset, history if self._exclude_seen else history[:0])
+
+    def answer(self, queries: Sequence[Query]) -> list[Answer]:
+        """Answer several requests in one pass of each model."""
+        answers: list[Answer | None] = [None] * len(queries)
+        for source, scorer in ((MODEL, self.scorer), (POPULAR, self.popular)):
+            places = [i for i, query in enumerate(queries) if (len(query.history) > 0) == (source == MODEL)]
+            if not places:
+                continue
+            chosen = [queries[place] for place in places]
+            depth = max(query.offset + query.count for query in chosen)
+            rows, scores = scorer.top([q.history for q in chosen], depth, [q.exclude for q in chosen])
+            for place, query, found, values in zip(places, chosen, rows, scores, strict=True):
+                end = query.offset + query.count
+                items = self._items(scorer, found[query.offset : end], values[query.offset : end])
+                answers[place] = Answer(items, source)
+        return [answer for answer in answers if answer is not None]
+
+    def similar(self, key: str, count: int) -> Answer:
+        """Items like one, by the model's item vectors; popular ones, marked, where the model has none for it.
+
+        Raises:
+            UnknownItemError: No item has this key.
+        """
+        self.item(key)
+        row = self.scorer.rows.get(key)
+        found = self.scorer.similar(row, count) if row is not None else None
+        if found is not None:
+            return Answer(self._items(self.scorer, *found), MODEL)
+        exclude = self.popular.rows_of([key])
+        return self.answer([Query(exclude[:0], count, 0, exclude)])[0]
+
+    def item(self, key: str) -> Item:
+        """An item of the catalogue.
+
+        Raises:
+            UnknownItemError: No item has this key.
+        """
+        found = self.catalog.item(key)
+        if found is None:
+            raise UnknownItemError(f"no item '{key}' is in the catalogue.")
+        return found
+
+    def _items(self, scorer: Scorer, rows: np.ndarray, scores: np.ndarray) -> list[ScoredItem]:
+        """Catalogue entries of item rows; row 0 ends the list."""
+        keys = [(scorer.item_keys[row - 1], float(score)) for row, score in zip(rows, scores, strict=True) if row]
+        return [ScoredItem(self.catalog.item(key) or Item(key, None, ()), score) for key, score in keys]

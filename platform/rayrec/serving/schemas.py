@@ -1,0 +1,86 @@
+"""What the endpoint takes and gives, as its OpenAPI document says it."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+MAX_COUNT = 1000
+MAX_OFFSET = 10_000
+MAX_SESSION = 1000
+
+
+class ItemView(BaseModel):
+    """An item of the catalogue."""
+
+    item: str = Field(description="The item's key.")
+    title: str | None = Field(description="What people call it, where known.")
+    categories: list[str] = Field(description="Its categories; empty where unknown.")
+
+
+class RecommendedItem(ItemView):
+    """An item of an answer."""
+
+    score: float = Field(description="Higher is better; comparable within one answer only.")
+
+
+class Envelope(BaseModel):
+    """In every answer."""
+
+    request_id: str = Field(description="Identifies the request, also in the header X-Request-ID.")
+    release: str = Field(description="The digest of the Release that answered.")
+    simulated: bool = Field(description="Whether the Release was made from simulated data.")
+
+
+class Recommendations(Envelope):
+    """Recommended items, best first."""
+
+    source: str = Field(description="`model`, or `popular` when nothing is known to recommend from.")
+    items: list[RecommendedItem]
+
+
+class UserRecommendations(Recommendations):
+    """Recommended items for a user."""
+
+    user: str
+    known: bool = Field(description="Whether the user has been seen before.")
+
+
+class ItemAnswer(Envelope, ItemView):
+    """An item."""
+
+
+class SimilarItems(Recommendations):
+    """Items like another."""
+
+    item: str
+
+
+class Session(BaseModel):
+    """What happened in a session."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    items: list[str] = Field(max_length=MAX_SESSION, description="Keys of the items, oldest first.")
+    n: int = Field(10, ge=1, le=MAX_COUNT, description="How many items to recommend.")
+    offset: int = Field(0, ge=0, le=MAX_OFFSET, description="How many of the best to pass over.")
+
+
+class ErrorDetail(BaseModel):
+    """What went wrong."""
+
+    status: int
+    message: str
+
+
+class ErrorAnswer(BaseModel):
+    """The body of every answer with a status of 400 or more."""
+
+    request_id: str
+    error: ErrorDetail
+
+
+class Health(BaseModel):
+    """How the replica is."""
+
+    status: str
+    release: str | None = None

@@ -1,0 +1,68 @@
+"""What an endpoint knows besides its models: histories of users and the catalogue of items.
+
+The protocols are what the endpoint sees. The implementations here are read-only and filled from the Dataset.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from rayrec.data.dataset import Dataset
+from rayrec.data.event_log import UserHistories
+
+
+class HistoryStore(Protocol):
+    """The events of users, as item rows of the model that is served."""
+
+    def history(self, user: str) -> np.ndarray | None:
+        """All item rows of a user, oldest first: ``[n]`` int64. None for a user nobody has seen."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """An item of the catalogue; ``title`` and ``categories`` where the item table has them."""
+
+    item: str
+    title: str | None
+    categories: tuple[str, ...]
+
+
+class Catalog(Protocol):
+    """The items by their keys."""
+
+    def item(self, key: str) -> Item | None:
+        """The item, or None when there is none with this key."""
+
+
+@dataclass(frozen=True)
+class DatasetHistories:
+    """Histories held in memory."""
+
+    users: UserHistories
+
+    def history(self, user: str) -> np.ndarray | None:
+        """See `HistoryStore`."""
+        place = self.users.users.get(user)
+        return None if place is None else self.users.histories[place]
+
+
+@dataclass(frozen=True)
+class DatasetCatalog:
+    """The catalogue held in memory."""
+
+    items: Mapping[str, Item]
+
+    @classmethod
+    def of(cls, dataset: Dataset) -> DatasetCatalog:
+        """The items of a Dataset."""
+        columns = dataset.catalogue().to_pydict()
+        rows = zip(columns["key"], columns["title"], columns["categories"], strict=True)
+        return cls({key: Item(key, title, tuple(categories or ())) for key, title, categories in rows})
+
+    def item(self, key: str) -> Item | None:
+        """See `Catalog`."""
+        return self.items.get(key)

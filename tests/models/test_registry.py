@@ -1,0 +1,49 @@
+"""The models by name."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+
+from rayrec.errors import RecipeError
+from rayrec.models.base import Fitted, Recommender
+from rayrec.models.optimization import Optimization
+from rayrec.models.registry import MODELS, model_class
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_registered_model_keeps_the_contract(name: str) -> None:
+    found = model_class(name)
+    config = found.Config()
+    model = found(config, 5).eval()
+    assert issubclass(found, Recommender)
+    assert found.kind == name
+    assert dataclasses.is_dataclass(config)
+    assert issubclass(found, Fitted) or hasattr(found, "forward")
+    assert model.score(torch.tensor([[0, 2], [1, 5]])[:, -model.max_length :]).shape == (2, 6)
+    for table in model.tables().values():
+        assert table.all_rows().shape == (table.num_rows, table.dim)
+
+
+@pytest.mark.parametrize("name", ["sasrek", "", 3, None, ["sasrec"]])
+def test_an_unknown_name_is_answered_with_the_nearest(name: Any) -> None:
+    with pytest.raises(RecipeError, match=r"Did you mean '(sasrec|popularity)'"):
+        model_class(name)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"epochs": 0}, "epochs must be at least 1, not 0"),
+        ({"clip": 0.0}, "clip must be above 0"),
+        ({"weight_decay": float("nan")}, "weight_decay must not be negative"),
+        ({"warmup": 1.5}, "between 0 and 1, not 1.5"),
+        ({"seed": -1}, "seed must not be negative"),
+    ],
+)
+def test_a_training_setting_out_of_range_is_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Optimization(**settings)

@@ -1,0 +1,181 @@
+"""The pipeline: stages run once, again when what they read changes, and never half."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+
+from rayrec import pipeline
+from rayrec.artifacts import Storage
+from rayrec.errors import RayrecError
+from rayrec.inference.release import open_release
+from rayrec.inventory import collect_garbage, find_garbage, inventory
+from rayrec.pipeline import RunResult
+from rayrec.recipe_files import parse_recipe
+from rayrec.tracking import Tracker, tracking_uri
+from tests.recipes import EVENTS, USERS, recipe_values, write_log
+from tests.watching import Silent
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+
+def run(storage: Storage, log: Path, **sections: Any) -> RunResult:
+    return pipeline.run(parse_recipe(recipe_values(log, **sections)), storage, Silent())
+
+
+def snapshot(folder: Path) -> dict[str, int]:
+    """Every file below a folder with when it was written."""
+    return {str(p.relative_to(folder)): p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()}
+
+
+def test_a_run_leaves_a_champion_that_beats_popularity_and_loads_in_mlflow(
+    storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = run(storage, write_log(tmp_path), training={**recipe_values(tmp_path)["training"], "epochs": 25})
+
+    printed = json.loads(json.dumps(result.to_json()))
+    assert printed["dataset"]["counts"]["events"] == USERS * EVENTS
+    assert printed["metrics"]["test"]["ndcg@10"] > printed["baseline"]["test"]["ndcg@10"] + 0.2
+    assert printed["release"]["promoted"] is True
+    assert Path(printed["release"]["uri"]).is_file()
+    assert set(printed["stages"]) == {"prepare", "baseline", "train", "evaluate", "register"}
+    # Not set_tracking_uri(), which would set the variable for all tests that follow.
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking_uri())
+    loaded = mlflow.pyfunc.load_model("models:/tiny@champion")
+    answer = loaded.predict(pd.DataFrame({"history": ["i3 i4 i5"]}))
+    assert answer["items"][0][0] == "i6"
+    assert len(answer["items"][0]) == 10
+
+
+def test_the_same_run_again_skips_everything_and_changes_nothing(storage: Storage, tmp_path: Path) -> None:
+    log = write_log(tmp_path)
+    first = run(storage, log)
+    before = snapshot(Path(storage.uri))
+    runs = len(Tracker("tiny").client.search_runs([Tracker("tiny").experiment]))
+
+    second = run(storage, log)
+
+    assert all(outcome.skipped for outcome in second.stages.values())
+    assert second.release == first.release
+    assert second.metrics == first.metrics
+    assert len(Tracker("tiny").client.search_runs([Tracker("tiny").experiment])) == runs
+    after = snapshot(Path(storage.uri))
+    assert {p: t for p, t in after.items() if "mlflow.db" not in p} == {
+        p: t for p, t in before.items() if "mlflow.db" not in p
+    }
+
+
+def test_other_epochs_run_again_from_training_only(storage: Storage, tmp_path: Path) -> None:
+    log = write_log(tmp_path)
+    run(storage, log)
+
+    again = run(storage, log, training={**recipe_values(log)["training"], "epochs": 4})
+
+    skipped = {name: outcome.skipped for name, outcome in again.stages.items()}
+    assert skipped == {"prepare": True, "baseline": True, "train": False, "evaluate": False, "register": False}
+    assert again.release.version == 2
+
+
+def test_changed_data_runs_everything_again(storage: Storage, tmp_path: Path) -> None:
+    log = write_log(tmp_path)
+    run(storage, log)
+    with log.open("a", encoding="utf-8") as file:
+        file.write("u1,i1,1800000000\n")
+
+    again = run(storage, log)
+
+    assert not any(outcome.skipped for outcome in again.stages.values())
+    assert again.dataset.number == 2
+
+
+def test_a_worse_model_is_registered_but_not_promoted(storage: Storage, tmp_path: Path) -> None:
+    log = write_log(tmp_path)
+    good = run(storage, log, training={**recipe_values(log)["training"], "epochs": 25})
+
+    worse = run(storage, log, model={"name": "popularity"})
+
+    champion = Tracker("tiny").champion()
+    assert worse.decision.startswith("not promoted")
+    assert "rayrec promote tiny/2" in worse.decision
+    assert champion is not None
+    assert champion.version == good.release.version
+
+
+def test_a_champion_of_other_data_is_measured_on_the_new_test_events(storage: Storage, tmp_path: Path) -> None:
+    log = write_log(tmp_path)
+    run(storage, log, model={"name": "popularity"})
+    with log.open("a", encoding="utf-8") as file:
+        file.writelines(f"u{user},new,{1_800_000_000 + user}\n" for user in range(USERS))
+
+    newer = run(storage, log, training={**recipe_values(log)["training"], "epochs": 25})
+
+    assert "against" in newer.decision
+    assert newer.release.version == 2
+
+
+def test_a_failed_stage_publishes_nothing_and_marks_its_run(storage: Storage, tmp_path: Path) -> None:
+    log = tmp_path / "log.csv"
+    log.write_text("user,item,time\n" + "\n".join(f"u{i},i{i},{i}" for i in range(20)), encoding="utf-8")
+    write_log(tmp_path / "other")
+    (tmp_path / "items.csv").write_text((tmp_path / "other" / "items.csv").read_text(), encoding="utf-8")
+
+    with pytest.raises(RayrecError, match="leaves nobody"):
+        run(storage, log)
+
+    assert not storage.exists("models")
+    assert not storage.exists("releases")
+    assert not storage.list("stages/prepare")
+    statuses = {r.info.status for r in Tracker("tiny").client.search_runs([Tracker("tiny").experiment])}
+    assert statuses == {"FAILED"}
+
+
+def test_popularity_alone_is_a_recommender_too(storage: Storage, tmp_path: Path) -> None:
+    result = run(storage, write_log(tmp_path), model={"name": "popularity"})
+
+    assert "train" not in result.stages
+    assert result.metrics["main"] == result.metrics["popular"]
+
+
+def test_a_split_by_time_is_evaluated(storage: Storage, tmp_path: Path) -> None:
+    log = write_log(tmp_path)
+    values = recipe_values(log)
+    values["data"]["split"] = {"kind": "time", "validation": 0.2, "test": 0.2}
+
+    result = pipeline.run(parse_recipe(values), storage, Silent())
+
+    assert result.metrics["main"]["test"]["users"] > 0
+    assert np.isfinite(result.metrics["main"]["test"]["ndcg@10"])
+
+
+def test_garbage_is_what_no_kept_release_needs(storage: Storage, tmp_path: Path) -> None:
+    log = write_log(tmp_path)
+    training = recipe_values(log)["training"]
+    run(storage, log, training={**training, "epochs": 25})
+    run(storage, log, training={**training, "epochs": 1})
+    third = run(storage, log, training={**training, "epochs": 2})
+    champion = Tracker("tiny").champion()
+    assert champion is not None
+
+    garbage = find_garbage(storage, keep=1, older_than_hours=0)
+    collect_garbage(storage, garbage)
+
+    kept = {release.version for release in Tracker("tiny").releases()}
+    assert kept == {champion.version, third.release.version}
+    for release in Tracker("tiny").releases():
+        for role in ("main", "popular"):
+            open_release(storage, release.digest).bundle(role).scorer()
+    assert len(inventory(storage)["models"]) == 3
+    assert all(outcome.skipped for outcome in run(storage, log, training={**training, "epochs": 2}).stages.values())
+    assert not find_garbage(storage, keep=1, older_than_hours=0).paths
+
+
+def test_what_is_young_is_no_garbage(storage: Storage, tmp_path: Path) -> None:
+    run(storage, write_log(tmp_path), model={"name": "popularity"})
+
+    assert find_garbage(storage, keep=0, older_than_hours=1).paths == []

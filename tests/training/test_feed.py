@@ -1,0 +1,86 @@
+"""The feed: who is in which batch is a pure function of view, seed, epoch and step."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from rayrec.features.histories import Histories
+from rayrec.training.feed import Batch, ResidentFeed
+
+MAX_LENGTH, BATCH = 4, 5
+
+
+def histories(seed: int = 0, users: int = 23) -> Histories:
+    """Users with 0 to 8 events; the events of user u are 100 u + 1, 100 u + 2, ..."""
+    lengths = np.random.default_rng(seed).integers(0, 9, users)
+    return Histories.of([100 * user + 1 + n for n in range(length)] for user, length in enumerate(lengths))
+
+
+def epoch(feed: ResidentFeed, number: int, size: int) -> list[list[Batch]]:
+    """All batches of an epoch: by step, then by worker."""
+    order = feed.order(number)
+    return [[feed.batch(order, step, rank, size) for rank in range(size)] for step in range(feed.steps)]
+
+
+def rows(batch: Batch) -> list[tuple[list[int], list[int]]]:
+    """History and targets of each user of a batch, without padding."""
+    pairs = zip(batch.history.tolist(), batch.targets.tolist(), strict=True)
+    return [([i for i in history if i], [t for t in targets if t]) for history, targets in pairs if any(history)]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4])
+def test_every_user_with_two_events_is_seen_once_an_epoch_by_one_worker(size: int) -> None:
+    given = histories()
+    seen = [
+        history[0] // 100
+        for step in epoch(ResidentFeed(given, MAX_LENGTH, BATCH, seed=1), 0, size)
+        for batch in step
+        for history, _ in rows(batch)
+    ]
+    assert sorted(seen) == np.flatnonzero(given.lengths >= 2).tolist()
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4])
+def test_a_target_is_the_event_that_follows(size: int) -> None:
+    given = histories()
+    for step in epoch(ResidentFeed(given, MAX_LENGTH, BATCH, seed=1), 2, size):
+        for batch in step:
+            follows = batch.targets[batch.history != 0] == batch.history[batch.history != 0] + 1
+            assert follows.all()
+            assert not batch.targets[batch.history == 0].any()
+            for history, targets in rows(batch):
+                latest = given[history[0] // 100][-(MAX_LENGTH + 1) :].tolist()
+                assert (history, targets) == (latest[:-1], latest[1:])
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4])
+def test_the_divisor_counts_the_targets_of_all_workers(size: int) -> None:
+    for step in epoch(ResidentFeed(histories(), MAX_LENGTH, BATCH, seed=1), 0, size):
+        targets = sum(int((batch.targets != 0).sum()) for batch in step)
+        assert {batch.global_targets for batch in step} == {targets}
+
+
+def test_more_workers_than_users_give_idle_workers_a_row_without_targets() -> None:
+    feed = ResidentFeed(Histories.of([[1, 2]]), MAX_LENGTH, BATCH, seed=0)
+    ((busy, idle),) = epoch(feed, 0, 2)
+    assert busy.global_targets == idle.global_targets == 1
+    assert idle.history.shape == (1, 1)
+    assert not idle.targets.any()
+
+
+def test_the_order_is_a_function_of_seed_and_epoch() -> None:
+    first, again = (ResidentFeed(histories(), MAX_LENGTH, BATCH, seed=7) for _ in range(2))
+    again.order(0)
+    assert (first.order(3) == again.order(3)).all()
+    assert (first.order(3) != first.order(4)).any()
+    assert (first.order(3) != ResidentFeed(histories(), MAX_LENGTH, BATCH, seed=8).order(3)).any()
+
+
+def test_users_with_one_event_or_none_make_no_steps() -> None:
+    assert ResidentFeed(Histories.of([[1], [], [2]]), MAX_LENGTH, BATCH, seed=0).steps == 0
+
+
+def test_a_batch_is_no_wider_than_its_longest_history() -> None:
+    feed = ResidentFeed(Histories.of([[1, 2], [3, 4, 5]]), 200, BATCH, seed=0)
+    assert feed.batch(feed.order(0), 0).history.shape == (2, 2)

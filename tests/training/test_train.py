@@ -1,0 +1,116 @@
+"""The train stage: from a Dataset to a bundle, in this process and with Ray Train's workers."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rayrec.artifacts import Storage
+from rayrec.data.prepare import prepare
+from rayrec.errors import ClusterError, DataError, ModelError
+from rayrec.evaluation.evaluate import evaluate_here
+from rayrec.inference.bundle import open_bundle
+from rayrec.recipe import Recipe
+from rayrec.recipe_files import parse_recipe
+from rayrec.training.train import TrainJob, train_model
+
+USERS, ITEMS = 24, 8
+TRAINING = {"epochs": 2, "batch_size": 8, "workers": 0, "gpus": "no", "threads": 1, "learning_rate": 0.01}
+SASREC = {"name": "sasrec", "dim": 8, "blocks": 1, "heads": 1, "max_length": 4, "dropout": 0.0}
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+
+def recipe(folder: Path, model: dict[str, Any] = SASREC, **training: Any) -> Recipe:
+    source = {"path": str(folder / "log.csv"), "columns": {"user": "user", "item": "item", "timestamp": "time"}}
+    evaluation = {"exclude_seen": False, "ks": [1, 5]}
+    sections = {"model": model, "training": {**TRAINING, **training}, "evaluation": evaluation}
+    return parse_recipe({"name": "tiny", "data": {"sources": [source]}, **sections})
+
+
+@pytest.fixture(scope="module")
+def job(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> TrainJob:
+    """Users who go round the items one by one."""
+    folder = tmp_path_factory.mktemp("tiny")
+    rows = [f"u{u},i{(u + n) % ITEMS},{1700000000 + n}" for u in range(USERS) for n in range(5 + u % 3)]
+    (folder / "log.csv").write_text("\n".join(["user,item,time", *rows]))
+    storage = Storage.open(folder / "storage")
+    prepared = prepare(recipe(folder), storage)
+    version = (prepared.dataset.name, prepared.dataset.number)
+    return TrainJob(recipe(folder), version, prepared.view, storage, "tiny")
+
+
+def changed(job: TrainJob, model: dict[str, Any] = SASREC, **training: Any) -> TrainJob:
+    return dataclasses.replace(job, recipe=recipe(Path(job.storage.uri).parent, model, **training))
+
+
+def losses(job: TrainJob, bundle: str) -> list[float]:
+    metrics = Storage.read_json(job.storage, f"{bundle}/metrics.json")
+    return [entry["loss"] for entry in metrics["history"]]
+
+
+def test_a_model_trained_here_learns_and_answers(
+    job: TrainJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    entries: list[dict[str, float]] = []
+    long = changed(job, epochs=12)
+    path = train_model(long, "here", entries.append)
+    assert [entry["epoch"] for entry in entries] == list(range(1, 13))
+    assert entries[-1]["loss"] < 0.5 * entries[0]["loss"]
+    bundle = open_bundle(job.storage, path)
+    assert bundle.manifest["dataset"]["name"] == "tiny"
+    scorer = bundle.scorer()
+    (best,) = scorer.top([scorer.rows_of(["i3", "i4", "i5"])], 1)[0]
+    assert scorer.item_keys[best[0] - 1] == "i6"
+    results = evaluate_here(long.recipe, job.dataset_version, job.view, path, job.storage)
+    assert results["test"]["hr@1"] > 0.8
+    assert not list(tmp_path.glob("rayrec-checkpoint-*")), "no checkpoint is left behind"
+
+
+def test_equal_training_gives_an_equal_bundle(job: TrainJob) -> None:
+    assert train_model(job, "one", lambda _: None) == train_model(job, "two", lambda _: None)
+
+
+def test_popularity_is_fitted_in_one_pass(job: TrainJob) -> None:
+    entries: list[dict[str, float]] = []
+    path = train_model(changed(job, {"name": "popularity"}), "popular", entries.append)
+    scores = open_bundle(job.storage, path).scorer().score([np.zeros(0, np.int64)])
+    # All but the last two events of each user.
+    assert scores[0, 1:].sum() == sum(3 + user % 3 for user in range(USERS))
+    assert entries == []
+
+
+def test_a_loss_that_is_no_number_arrives_as_one_message(job: TrainJob) -> None:
+    with pytest.raises(ModelError, match="the loss became nan in epoch"):
+        train_model(changed(job, learning_rate=1e30, clip=1e30), "diverging", lambda _: None)
+
+
+def test_a_view_that_is_gone_is_one_message(job: TrainJob) -> None:
+    with pytest.raises(DataError, match="has no view 0123"):
+        train_model(dataclasses.replace(job, view="0123"), "gone", lambda _: None)
+
+
+def test_more_gpus_than_there_are_is_one_message(job: TrainJob) -> None:
+    with pytest.raises(ClusterError, match=r"training\.gpus = 'yes' with 64 workers"):
+        train_model(changed(job, workers=64, gpus="yes"), "gpus", lambda _: None)
+
+
+@pytest.mark.slow
+def test_two_workers_train_what_one_process_does_and_go_on_from_their_checkpoint(
+    job: TrainJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entries: list[dict[str, float]] = []
+    shared = changed(job, workers=2)
+    path = train_model(shared, "shared", entries.append)
+    alone = train_model(job, "alone", lambda _: None)
+    assert losses(job, path) == pytest.approx(losses(job, alone), rel=1e-4)
+    assert [entry["epoch"] for entry in entries] == [1, 2]
+    # Called again it finds its last checkpoint: nothing is trained twice.
+    assert train_model(shared, "shared", entries.append) == path
+    assert [entry["epoch"] for entry in entries] == [1, 2]
