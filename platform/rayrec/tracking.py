@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import re
@@ -13,7 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from rayrec.artifacts import Json, home
 from rayrec.errors import ModelError, StorageError
@@ -24,15 +23,9 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
-T = TypeVar("T")
-
 CHAMPION, CANDIDATE = "champion", "candidate"
-RELEASE_TAG, STORAGE_TAG, SIMULATED_TAG, HISTORY_TAG = (
-    "rayrec.release",
-    "rayrec.storage",
-    "rayrec.simulated",
-    "rayrec.champions",
-)
+RELEASE_TAG, STORAGE_TAG = "rayrec.release", "rayrec.storage"
+SIMULATED_TAG, HISTORY_TAG = "rayrec.simulated", "rayrec.champions"
 PARAM_LENGTH = 500
 PARAMS_A_CALL, METRICS_A_CALL = 100, 1000
 """MLflow refuses longer values, and more at once."""
@@ -83,8 +76,8 @@ class TrackedRun:
         from mlflow.entities import Param
 
         flat = [Param(key, str(value)[:PARAM_LENGTH]) for key, value in flatten(values).items()]
-        for some in _parts(flat, PARAMS_A_CALL):
-            self._client.log_batch(self.id, params=some)
+        for start in range(0, len(flat), PARAMS_A_CALL):
+            self._client.log_batch(self.id, params=flat[start : start + PARAMS_A_CALL])
 
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
         """Metrics by their recipe names."""
@@ -94,8 +87,8 @@ class TrackedRun:
 
         now = int(time.time() * 1000)
         measured = [Metric(mlflow_name(name), float(value), now, step) for name, value in values.items()]
-        for some in _parts(measured, METRICS_A_CALL):
-            self._client.log_batch(self.id, metrics=some)
+        for start in range(0, len(measured), METRICS_A_CALL):
+            self._client.log_batch(self.id, metrics=measured[start : start + METRICS_A_CALL])
 
     def tags(self, values: Mapping[str, object]) -> None:
         """Tags."""
@@ -353,14 +346,13 @@ def split_reference(reference: str) -> tuple[str, str | None, int | None]:
     Raises:
         ModelError: It is none of these.
     """
-    name, separator, rest = next(
-        (parts for parts in (reference.partition("@"), reference.partition("/")) if parts[1]), (reference, "", "")
-    )
-    if not re.fullmatch(NAME_PATTERN, name) or (separator == "/" and not rest.isdecimal()):
+    found = re.fullmatch(rf"({NAME_PATTERN.strip('^$')})(?:@(.*)|/([0-9]+))?", reference)
+    if not found:
         raise ModelError(f"'{reference}' is no reference. Write NAME, NAME@ALIAS or NAME/VERSION, such as movies/3.")
-    if separator == "/":
-        return name, None, int(rest)
-    return name, rest if separator else CHAMPION, None
+    name, alias, version = found.groups()
+    if version is not None:
+        return name, None, int(version)
+    return name, CHAMPION if alias is None else alias, None
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -378,10 +370,6 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _parts(values: list[T], size: int) -> Iterator[list[T]]:
-    return (values[start : start + size] for start in range(0, len(values), size))
-
-
 class _ReportingClient:
     """MLflow's client, every method of it reporting what goes wrong as one message."""
 
@@ -390,12 +378,9 @@ class _ReportingClient:
         self._uri = uri
 
     def __getattr__(self, name: str) -> Any:
-        method = getattr(self._client, name)
-
-        @functools.wraps(method)
         def call(*args: Any, **kwargs: Any) -> Any:
             with _reporting(self._uri):
-                return method(*args, **kwargs)
+                return getattr(self._client, name)(*args, **kwargs)
 
         return call
 
