@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 import ray
 import yaml
+from tests.recipes import recipe_values, write_log, write_recipe
 from typer.testing import CliRunner, Result
 
 from rayrec.artifacts import Storage
 from rayrec.cli import app
 from rayrec.recipe_files import load_recipe
-from tests.recipes import recipe_values, write_log, write_recipe
 
 FAST = ["--set", "model.name=popularity"]
 
@@ -107,7 +107,9 @@ def test_everybody_below_the_minimum_count_is_refused(home: Path, tmp_path: Path
 
 
 @pytest.mark.usefixtures("ray_cluster")
-@pytest.mark.parametrize("name", ["dense.safetensors", "tables/item.safetensors", "variants/onnx/model.onnx", "model.json"])
+@pytest.mark.parametrize(
+    "name", ["dense.safetensors", "tables/item.safetensors", "variants/onnx/model.onnx", "model.json"]
+)
 def test_a_bundle_with_one_byte_changed_is_refused_by_every_command(home: Path, tmp_path: Path, name: str) -> None:
     recipe = write_recipe(tmp_path, write_log(tmp_path), training={**recipe_values(tmp_path)["training"], "epochs": 1})
     assert rayrec("run", recipe, "--json").exit_code == 0
@@ -196,10 +198,10 @@ def own_log(tmp_path: Path, kind: str) -> dict[str, Any]:
 
 
 @pytest.mark.usefixtures("ray_cluster")
-@pytest.mark.parametrize("kind", ["two columns", "three columns, no header", "another language", "gzip folder of JSON lines"])
-def test_the_users_own_log_works(
-    home: Path, tmp_path: Path, kind: str, caplog: pytest.LogCaptureFixture
-) -> None:
+@pytest.mark.parametrize(
+    "kind", ["two columns", "three columns, no header", "another language", "gzip folder of JSON lines"]
+)
+def test_the_users_own_log_works(home: Path, tmp_path: Path, kind: str, caplog: pytest.LogCaptureFixture) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(yaml.safe_dump({"name": "own", "data": {"sources": [own_log(tmp_path, kind)]}}), encoding="utf-8")
 

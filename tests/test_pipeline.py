@@ -10,6 +10,8 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
+from tests.recipes import EVENTS, USERS, recipe_values, write_log
+from tests.watching import Silent
 
 from rayrec import pipeline
 from rayrec.artifacts import Storage
@@ -19,8 +21,6 @@ from rayrec.inventory import collect_garbage, find_garbage, inventory
 from rayrec.pipeline import RunResult
 from rayrec.recipe_files import parse_recipe
 from rayrec.tracking import Tracker, tracking_uri
-from tests.recipes import EVENTS, USERS, recipe_values, write_log
-from tests.watching import Silent
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 

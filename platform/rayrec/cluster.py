@@ -199,7 +199,7 @@ def _require_token() -> None:
     """Have Ray make its token, once for this user. Its output holds the token, so it goes nowhere."""
     if not _has_token():
         command = [str(Path(sys.executable).with_name("ray")), "get-auth-token", "--generate"]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # noqa: S603 - fixed
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 def _quieten() -> None:

@@ -17,6 +17,7 @@ from rayrec.data.dataset import Dataset, manifest_path, open_dataset
 from rayrec.data.files import list_files, provide
 from rayrec.data.prepare import prepare
 from rayrec.data.views import open_view
+from rayrec.errors import RayrecError
 from rayrec.evaluation.evaluate import evaluate
 from rayrec.inference.bundle import open_bundle
 from rayrec.inference.pyfunc import write_reference
@@ -24,7 +25,7 @@ from rayrec.inference.release import open_release, publish_release
 from rayrec.models.popularity import PopularityConfig
 from rayrec.plots import plot_by_cutoff, plot_curve
 from rayrec.recipe import ModelChoice, Recipe
-from rayrec.tracking import RegisteredRelease, TrackedRun, Tracker, find_release
+from rayrec.tracking import RegisteredRelease, TrackedRun, Tracker, find_release, tracking_uri, without_passwords
 from rayrec.training.train import TrainJob, train_model
 
 Metrics = dict[str, float]
@@ -285,20 +286,29 @@ class Pipeline:
         if champion is None:
             self._tracker.promote(new.version)
             return f"promoted: {new.name}/{new.version} is the first champion"
-        content = open_release(Storage.open(champion.storage), champion.digest).content
-        if content["dataset"]["view"] == view and content["dataset"]["digest"] == dataset.digest:
-            theirs = content["metrics"]["main"][metric]
-        else:
-            # The champion was measured on other events: on these it is measured anew.
-            theirs = evaluate(
-                self.recipe, (dataset.name, dataset.number), view, content["models"]["main"], self.storage
-            )["test"][metric]
+        try:
+            theirs = self._champion_metric(champion, dataset, view)
+        except RayrecError as error:
+            # It cannot be served either, so there is nothing to lose.
+            self._tracker.promote(new.version)
+            return f"promoted: the champion {champion.name}/{champion.version} cannot be read ({error})"
         mine = metrics["main"]["test"][metric]
         compared = f"test {metric} {mine:.4f} against {theirs:.4f} of the champion {champion.name}/{champion.version}"
         if mine < theirs:
             return f"not promoted: {compared}. `rayrec promote {new.name}/{new.version}` does it all the same"
         self._tracker.promote(new.version)
         return f"promoted: {compared}"
+
+    def _champion_metric(self, champion: RegisteredRelease, dataset: Dataset, view: str) -> float:
+        """The champion's test metric on the test events of this view; measured anew if its own were others."""
+        storage, metric = Storage.open(champion.storage), self.recipe.training.metric
+        content = open_release(storage, champion.digest).content
+        pinned = content["dataset"]
+        if (pinned["view"], pinned["digest"]) == (view, dataset.digest) and metric in content["metrics"]["main"]:
+            return float(content["metrics"]["main"][metric])
+        version = (dataset.name, dataset.number)
+        measured = evaluate(self.recipe, version, view, content["models"]["main"], self.storage, storage)
+        return float(measured["test"][metric])
 
     def _log_dataset(self, run: TrackedRun, dataset: Dataset, view: str) -> None:
         counts = open_view(dataset, view)["counts"]
@@ -363,7 +373,7 @@ class RunResult:
             "metrics": self.metrics["main"],
             "baseline": self.metrics["popular"],
             "stages": {name: outcome.summary() for name, outcome in self.stages.items()},
-            "tracking": {"uri": Tracker(self.recipe.name).uri, "run_id": self.release.run_id},
+            "tracking": {"uri": without_passwords(tracking_uri()), "run_id": self.release.run_id},
         }
 
 

@@ -396,9 +396,9 @@ def _reporting(uri: str) -> Iterator[None]:
     except (ImportError, MlflowException, OSError, SQLAlchemyError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         message = f"MLflow at {uri} cannot be used: {reason} Check MLFLOW_TRACKING_URI."
-        raise StorageError(_without_passwords(message)) from error
+        raise StorageError(without_passwords(message)) from error
 
 
-def _without_passwords(text: str) -> str:
+def without_passwords(text: str) -> str:
     """The text with ``USER:PASSWORD@`` cut out of every URI."""
     return re.sub(r"://[^/\s]*@", "://", text)

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
+from tests.recipes import ITEMS, recipe_values, write_log
+from tests.watching import Silent
 
 from rayrec import pipeline
 from rayrec.artifacts import Storage
@@ -17,8 +19,6 @@ from rayrec.recipe_files import parse_recipe
 from rayrec.serving.app import build_app
 from rayrec.serving.batching import OverloadedError
 from rayrec.serving.engine import Answer, Engine, Query
-from tests.recipes import ITEMS, recipe_values, write_log
-from tests.watching import Silent
 
 
 class Direct:
@@ -150,7 +150,7 @@ def test_a_bad_parameter_is_a_422_that_names_it(client: TestClient, query: str) 
     response = client.get(f"/v1/recommend/u1?{query}")
 
     assert response.status_code == 422
-    assert query.split("=")[0] in response.json()["error"]["message"]
+    assert query.split("=", maxsplit=1)[0] in response.json()["error"]["message"]
 
 
 @pytest.mark.parametrize(
@@ -238,7 +238,9 @@ def test_gorse_clients_get_a_list_of_keys(client: TestClient) -> None:
 def test_the_openapi_document_describes_every_route(client: TestClient) -> None:
     paths = client.get("/openapi.json").json()["paths"]
 
-    assert {"/v1/recommend/{user}", "/v1/session/recommend", "/v1/items/{item}", "/v1/items/{item}/similar"} <= set(paths)
+    assert {"/v1/recommend/{user}", "/v1/session/recommend", "/v1/items/{item}", "/v1/items/{item}/similar"} <= set(
+        paths
+    )
 
 
 def test_a_damaged_release_is_not_loaded(engine: Engine) -> None:

@@ -9,6 +9,8 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
+from tests.recipes import USERS, recipe_values, write_log
+from tests.watching import Silent
 
 from rayrec import pipeline
 from rayrec.artifacts import Storage
@@ -17,8 +19,6 @@ from rayrec.inference.release import Release, open_release
 from rayrec.recipe import Serving
 from rayrec.recipe_files import parse_recipe
 from rayrec.serving.server import free_port, serving
-from tests.recipes import USERS, recipe_values, write_log
-from tests.watching import Silent
 
 
 @pytest.fixture(scope="module")

@@ -19,8 +19,8 @@ def histories(seed: int = 0, users: int = 23) -> Histories:
 
 def epoch(feed: ResidentFeed, number: int, size: int) -> list[list[Batch]]:
     """All batches of an epoch: by step, then by worker."""
-    order = feed.order(number)
-    return [[feed.batch(order, step, rank, size) for rank in range(size)] for step in range(feed.steps)]
+    plan = feed.plan(number)
+    return [[feed.batch(plan, step, rank, size) for rank in range(size)] for step in range(feed.steps)]
 
 
 def rows(batch: Batch) -> list[tuple[list[int], list[int]]]:
@@ -71,10 +71,10 @@ def test_more_workers_than_users_give_idle_workers_a_row_without_targets() -> No
 
 def test_the_order_is_a_function_of_seed_and_epoch() -> None:
     first, again = (ResidentFeed(histories(), MAX_LENGTH, BATCH, seed=7) for _ in range(2))
-    again.order(0)
-    assert (first.order(3) == again.order(3)).all()
-    assert (first.order(3) != first.order(4)).any()
-    assert (first.order(3) != ResidentFeed(histories(), MAX_LENGTH, BATCH, seed=8).order(3)).any()
+    again.plan(0)
+    assert (first.plan(3).users == again.plan(3).users).all()
+    assert (first.plan(3).users != first.plan(4).users).any()
+    assert (first.plan(3).users != ResidentFeed(histories(), MAX_LENGTH, BATCH, seed=8).plan(3).users).any()
 
 
 def test_users_with_one_event_or_none_make_no_steps() -> None:
@@ -83,4 +83,28 @@ def test_users_with_one_event_or_none_make_no_steps() -> None:
 
 def test_a_batch_is_no_wider_than_its_longest_history() -> None:
     feed = ResidentFeed(Histories.of([[1, 2], [3, 4, 5]]), 200, BATCH, seed=0)
-    assert feed.batch(feed.order(0), 0).history.shape == (2, 2)
+    assert feed.batch(feed.plan(0), 0).history.shape == (2, 2)
+
+
+def test_random_windows_reach_every_event_of_a_long_history_and_leave_short_ones_whole() -> None:
+    long, short = list(range(1, 21)), [101, 102, 103]
+    feed = ResidentFeed(Histories.of([long, short]), MAX_LENGTH, BATCH, seed=0, random_windows=0.5)
+    seen: set[int] = set()
+    latest = 0
+    for number in range(200):
+        for history, targets in rows(feed.batch(feed.plan(number), 0)):
+            window = [*history, targets[-1]]
+            assert window == short if history[0] > 100 else window == long[window[0] - 1 : window[0] + MAX_LENGTH]
+            seen.update(window)
+            latest += window[-1] == long[-1]
+    assert seen == {*long, *short}
+    assert 90 < latest < 150  # half of them by choice, some of the others by chance
+
+
+def test_random_windows_are_a_function_of_seed_and_epoch() -> None:
+    given = Histories.of([range(1, 100) for _ in range(50)])
+    first, again = (ResidentFeed(given, MAX_LENGTH, BATCH, seed=7, random_windows=1.0) for _ in range(2))
+    again.plan(0)
+    assert (first.plan(3).events == again.plan(3).events).all()
+    assert (first.plan(3).events != first.plan(4).events).any()
+    assert (first.plan(3).events >= MAX_LENGTH + 1).all()

@@ -23,7 +23,14 @@ from rayrec.recipe import Recipe
 FOLDS = ("validation", "test")
 
 
-def evaluate(recipe: Recipe, dataset_version: tuple[str, int], view: str, bundle: str, storage: Storage) -> Json:
+def evaluate(
+    recipe: Recipe,
+    dataset_version: tuple[str, int],
+    view: str,
+    bundle: str,
+    storage: Storage,
+    bundle_storage: Storage | None = None,
+) -> Json:
     """Metrics of a bundle on the validation and the test fold.
 
     Args:
@@ -32,6 +39,7 @@ def evaluate(recipe: Recipe, dataset_version: tuple[str, int], view: str, bundle
         view: Digest of the view.
         bundle: Path of the bundle.
         storage: Where they are.
+        bundle_storage: Where the bundle is, if not there too.
 
     Returns:
         By fold: every metric at every cut-off, ``coverage@k`` and ``popularity_bias@k``, ``users``, and
@@ -43,7 +51,7 @@ def evaluate(recipe: Recipe, dataset_version: tuple[str, int], view: str, bundle
     """
     task = ray.remote(num_cpus=1)(evaluate_here)
     try:
-        result: Json = ray.get(task.remote(recipe, dataset_version, view, bundle, storage))
+        result: Json = ray.get(task.remote(recipe, dataset_version, view, bundle, storage, bundle_storage))
     except ray.exceptions.RayTaskError as error:
         # Ray puts the worker's traceback into the message; ours must arrive as it was.
         if isinstance(error.cause, RayrecError):
@@ -52,10 +60,17 @@ def evaluate(recipe: Recipe, dataset_version: tuple[str, int], view: str, bundle
     return result
 
 
-def evaluate_here(recipe: Recipe, dataset_version: tuple[str, int], view: str, bundle: str, storage: Storage) -> Json:
+def evaluate_here(
+    recipe: Recipe,
+    dataset_version: tuple[str, int],
+    view: str,
+    bundle: str,
+    storage: Storage,
+    bundle_storage: Storage | None = None,
+) -> Json:
     """`evaluate` in this process."""
     sequences = load_view(open_dataset(storage, *dataset_version), view)
-    scorer = open_bundle(storage, bundle).scorer()
+    scorer = open_bundle(bundle_storage or storage, bundle).scorer()
     score = _aligned(scorer, sequences.item_keys)
     popularity = np.bincount(sequences.fold(TRAIN).items, minlength=len(sequences.item_keys) + 1)
     settings = recipe.evaluation

@@ -56,7 +56,11 @@ class Histories:
 
     def last(self, users: np.ndarray, length: int) -> np.ndarray:
         """The latest events of ``users``: ``[B, length]`` int64, left-padded with 0."""
-        positions = self.offsets[users + 1][:, None] - np.arange(length, 0, -1)[None, :]
+        return self.until(users, self.lengths[users], length)
+
+    def until(self, users: np.ndarray, events: np.ndarray, length: int) -> np.ndarray:
+        """The latest of the first ``events[i]`` events of ``users[i]``: ``[B, length]`` int64, left-padded with 0."""
+        positions = (self.offsets[users] + events)[:, None] - np.arange(length, 0, -1)[None, :]
         inside = positions >= self.offsets[users][:, None]
         if not len(self.items):
             return np.zeros_like(positions)

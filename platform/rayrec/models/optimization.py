@@ -23,7 +23,9 @@ class Optimization:
         patience: Stop after so many epochs without a better validation metric.
         metric: The validation metric that is watched.
         precision: ``bf16`` runs forward and backward under autocast on a GPU; ``auto`` does so where there is one.
-        seed: Seed of initial weights, batch order and dropout.
+        random_windows: Share of the histories longer than ``max_length`` that are cut at a random event instead of at
+            the latest, drawn anew each epoch; 0 learns from everybody's latest events only.
+        seed: Seed of initial weights, batch order, windows and dropout.
     """
 
     epochs: int = 100
@@ -36,6 +38,7 @@ class Optimization:
     patience: int = 10
     metric: str = "ndcg@10"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
+    random_windows: float = 0.5
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -45,4 +48,5 @@ class Optimization:
             require(getattr(self, name) > 0, f"{name} must be above 0, not {getattr(self, name)}")
         require(self.weight_decay >= 0, f"weight_decay must not be negative, as {self.weight_decay} is")
         require(0 <= self.warmup <= 1, f"warmup is a share of all steps: between 0 and 1, not {self.warmup}")
+        require(0 <= self.random_windows <= 1, f"random_windows is a share: between 0 and 1, not {self.random_windows}")
         require(self.seed >= 0, f"seed must not be negative, as {self.seed} is")

@@ -12,6 +12,19 @@ from rayrec.features.histories import Histories
 
 
 @dataclass(frozen=True)
+class EpochPlan:
+    """Who is seen in an epoch, in which order, and of how much of their history.
+
+    Attributes:
+        users: ``[U]`` int64.
+        events: ``[U]`` int64; the window of user i ends after this many events.
+    """
+
+    users: np.ndarray
+    events: np.ndarray
+
+
+@dataclass(frozen=True)
 class Batch:
     """One worker's part of a step.
 
@@ -29,43 +42,54 @@ class Batch:
 class ResidentFeed:
     """Batches of next-item prediction from sequences held in memory.
 
-    Each user with at least two training events is in exactly one batch an epoch, on exactly one worker; the latest
-    ``max_length + 1`` events are used.
+    Each user with at least two training events is in exactly one batch an epoch, on exactly one worker, with a window of
+    ``max_length + 1`` events: the latest, or for a share of the users with more events, drawn anew each epoch, one that
+    ends at a random event. So what lies further back is learnt from too.
 
     Args:
         histories: The training events of every user.
         max_length: Longest history of a batch.
         batch_size: Users a step, over all workers together.
-        seed: Seed of the order.
+        seed: Seed of the order and the windows.
+        random_windows: Share of the users with longer histories whose window ends at a random event.
     """
 
-    def __init__(self, histories: Histories, max_length: int, batch_size: int, seed: int) -> None:
+    def __init__(
+        self, histories: Histories, max_length: int, batch_size: int, seed: int, random_windows: float = 0.0
+    ) -> None:
         self.histories = histories
         self.max_length = max_length
         self.batch_size = batch_size
         self.seed = seed
+        self.random_windows = random_windows
         self.users = np.flatnonzero(histories.lengths >= 2)
-        self._targets = np.minimum(histories.lengths - 1, max_length)
 
     @property
     def steps(self) -> int:
         """Steps an epoch."""
         return -(-len(self.users) // self.batch_size)
 
-    def order(self, epoch: int) -> np.ndarray:
-        """The users in the order of an epoch: ``[U]`` int64."""
-        return np.random.default_rng([self.seed, epoch]).permutation(self.users)
+    def plan(self, epoch: int) -> EpochPlan:
+        """What an epoch goes through."""
+        random = np.random.default_rng([self.seed, epoch])
+        users = random.permutation(self.users)
+        lengths, window = self.histories.lengths[users], self.max_length + 1
+        moved = (lengths > window) & (random.random(len(users)) < self.random_windows)
+        ends = random.integers(np.minimum(window, lengths), lengths + 1)
+        return EpochPlan(users, np.where(moved, ends, lengths))
 
-    def batch(self, order: np.ndarray, step: int, rank: int = 0, world_size: int = 1) -> Batch:
-        """The part of worker ``rank`` in a step of the epoch with this ``order``."""
-        chosen = order[step * self.batch_size : (step + 1) * self.batch_size]
-        mine = chosen[rank::world_size]
+    def batch(self, plan: EpochPlan, step: int, rank: int = 0, world_size: int = 1) -> Batch:
+        """The part of worker ``rank`` in a step of an epoch."""
+        chosen = slice(step * self.batch_size, (step + 1) * self.batch_size)
+        targets_each = np.minimum(plan.events[chosen] - 1, self.max_length)
+        mine = slice(rank, None, world_size)
+        users, events = plan.users[chosen][mine], plan.events[chosen][mine]
         # A worker without a user still has to take part in the exchange of gradients: one row with no target.
-        width = int(self._targets[mine].max()) if len(mine) else 1
-        rows = self.histories.last(mine, width + 1) if len(mine) else np.zeros((1, 2), np.int64)
+        width = int(targets_each[mine].max()) if len(users) else 1
+        rows = self.histories.until(users, events, width + 1) if len(users) else np.zeros((1, 2), np.int64)
         history, targets = rows[:, :-1], np.where(rows[:, :-1] != 0, rows[:, 1:], 0)
         return Batch(
             torch.from_numpy(np.ascontiguousarray(history)),
             torch.from_numpy(np.ascontiguousarray(targets)),
-            int(self._targets[chosen].sum()),
+            int(targets_each.sum()),
         )

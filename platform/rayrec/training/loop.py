@@ -124,13 +124,13 @@ def _epoch(run: Run, wrapped: nn.Module, feed: ResidentFeed) -> tuple[float, int
     """One pass over the users: mean loss a target, targets, last learning rate."""
     run.model.train()
     epoch, total_steps = run.progress.epoch, feed.steps * run.settings.epochs
-    order = feed.order(epoch)
+    plan = feed.plan(epoch)
     # Summed on the device: reading each step's loss would make the GPU wait for Python.
     loss_sum, tokens, rate = torch.zeros((), dtype=torch.float64, device=run.world.device), 0, 0.0
     for step in range(feed.steps):
         rate = learning_rate(epoch * feed.steps + step, total_steps, run.settings)
         _seed(run.settings.seed, epoch, step, run.world.rank)
-        batch = feed.batch(order, step, run.world.rank, run.world.size)
+        batch = feed.batch(plan, step, run.world.rank, run.world.size)
         loss_sum += _step(run, wrapped, batch.history, batch.targets, batch.global_targets, rate)
         tokens += batch.global_targets
     (total,) = run.world.sum([float(loss_sum)])

@@ -159,7 +159,10 @@ def _train_here(job: TrainJob, reporter: Any) -> str | None:
     if checkpoint:
         with checkpoint.as_directory() as folder:
             best.state = load_checkpoint(run, Path(folder))
-    feed = ResidentFeed(sequences.fold(TRAIN), model.max_length, recipe.training.batch_size, recipe.training.seed)
+    settings = recipe.training
+    feed = ResidentFeed(
+        sequences.fold(TRAIN), model.max_length, settings.batch_size, settings.seed, settings.random_windows
+    )
     # Without a worker process there is nobody to restart, so nothing to take up again.
     keep = recipe.training.workers > 0
     train(run, feed, _validator(recipe, sequences, world), lambda run: _after_epoch(run, best, reporter, keep))
