@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-import onnxruntime as ort
 
 if TYPE_CHECKING:
     from rayrec.models.base import Recommender
@@ -28,6 +27,9 @@ class OnnxRuntime:
     """
 
     def __init__(self, graph: Path, threads: int = 0) -> None:
+        # Here, so that the training loop runs on machines without it.
+        import onnxruntime as ort
+
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1

@@ -42,9 +42,9 @@ class Batch:
 class ResidentFeed:
     """Batches of next-item prediction from sequences held in memory.
 
-    Each user with at least two training events is in exactly one batch an epoch, on exactly one worker, with a window of
-    ``max_length + 1`` events: the latest, or for a share of the users with more events, drawn anew each epoch, one that
-    ends at a random event. So what lies further back is learnt from too.
+    Each user with at least two training events is in exactly one batch an epoch, on exactly one worker, with a window
+    of ``max_length + 1`` events: the latest, or for a share of the users with more events, drawn anew each epoch, one
+    that ends at a random event. So what lies further back is learnt from too.
 
     Args:
         histories: The training events of every user.
