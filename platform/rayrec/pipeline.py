@@ -109,7 +109,8 @@ class Pipeline:
 
         def work(run: TrackedRun) -> tuple[Json, int]:
             prepared = prepare(self.recipe, self.storage)
-            self._log_dataset(run, prepared.dataset, prepared.view)
+            run.metrics(self._log_dataset(run, prepared.dataset, prepared.view))
+            run.json(prepared.dataset.manifest, "manifest.json")
             output = {"dataset": prepared.dataset.name, "manifest": prepared.dataset.number, "view": prepared.view}
             return output, prepared.dataset.manifest["counts"]["read"]
 
@@ -132,6 +133,7 @@ class Pipeline:
 
         def work(run: TrackedRun) -> tuple[Json, int]:
             results = {role: evaluate(self.recipe, version, view, path, self.storage) for role, path in bundles.items()}
+            self._log_dataset(run, dataset, view)
             self._log_evaluation(run, results)
             path = self.storage.write_content("evaluations", canonical(results), ".json")
             return {"evaluation": path, "bundles": bundles}, sum(
@@ -153,12 +155,14 @@ class Pipeline:
             with tempfile.TemporaryDirectory() as folder:
                 write_reference(Path(folder) / "data", release)
                 description = f"{self.recipe.model.name} on {dataset.name}, Release {release.digest}"
+                # Of the pipeline's run: there the registry's link to its source leads to everything that made it.
                 registered = self._tracker.register(
-                    run, release.digest, self.storage.uri, Path(folder) / "data", description, self.recipe.simulated
+                    self._with_parent(run)[-1], release.digest, self.storage.uri, Path(folder) / "data", description, self.recipe.simulated
                 )
             run.json(release.content, "release.json")
             decision = self._promote(registered, dataset, view, metrics)
-            run.tags({"rayrec.decision": decision})
+            for target in self._with_parent(run):
+                target.tags({"rayrec.decision": decision, "rayrec.release": registered.digest})
             return {"name": registered.name, "version": registered.version, "decision": decision}, 0
 
         output = self._stage("register", {"content": content}, ("name",), self._release_exists, work).output
@@ -188,7 +192,7 @@ class Pipeline:
                 run.tags({"rayrec.key": key})
                 output, rows = work(run)
                 outcome = StageOutcome(output, time.perf_counter() - began, False, rows)
-                run.metrics({"seconds": outcome.seconds, "rows": rows})
+                run.metrics({"stage_seconds": outcome.seconds, "stage_rows": rows})
                 run.json(output, "output.json")
             self.storage.replace(record, canonical({"stage": name, "output": outcome.output, "rows": outcome.rows}))
         self.outcomes[name] = outcome
@@ -230,7 +234,9 @@ class Pipeline:
 
             def on_epoch(entry: Metrics) -> None:
                 entries.append(entry)
-                run.metrics({key: value for key, value in entry.items() if key != "epoch"}, step=int(entry["epoch"]))
+                curve = {key: value for key, value in entry.items() if key != "epoch"}
+                for target in self._with_parent(run):
+                    target.metrics(curve, step=int(entry["epoch"]))
                 self.watcher.epoch(entry, recipe.training.epochs)
 
             run.params(
@@ -238,6 +244,7 @@ class Pipeline:
             )
             run_name = short_digest([recipe.sections(*sections), dataset.digest, view])
             bundle = train_model(job, run_name, on_epoch, self.resume)
+            self._log_dataset(run, dataset, view)
             if entries:
                 run.figure(plot_curve(entries, recipe.training.metric), "curve.png")
             return {"bundle": bundle}, events * max(1, len(entries))
@@ -310,23 +317,25 @@ class Pipeline:
         measured = evaluate(self.recipe, version, view, content["models"]["main"], self.storage, storage)
         return float(measured["test"][metric])
 
-    def _log_dataset(self, run: TrackedRun, dataset: Dataset, view: str) -> None:
+    def _with_parent(self, run: TrackedRun) -> list[TrackedRun]:
+        """A stage's run and the pipeline's, which shows everything at one glance."""
+        return [run, self._parent] if self._parent else [run]
+
+    def _log_dataset(self, run: TrackedRun, dataset: Dataset, view: str) -> dict[str, int]:
+        """The Dataset as input of a stage and of the pipeline. Returns its counts and the view's."""
         counts = open_view(dataset, view)["counts"]
         profile = {**dataset.manifest["counts"], **{f"view_{key}": value for key, value in counts.items()}}
-        for target in (run, self._parent):
-            if target:
-                target.dataset(dataset.name, dataset.digest, dataset.uri, "training", profile)
-        run.metrics({key: float(value) for key, value in profile.items()})
-        run.json(dataset.manifest, "manifest.json")
+        for target in self._with_parent(run):
+            target.dataset(dataset.name, dataset.digest, dataset.uri, "training", profile)
+        return profile
 
     def _log_evaluation(self, run: TrackedRun, results: Json) -> None:
         for role, folds in results.items():
             prefix = "" if role == "main" else f"{role}/"
             for fold, values in folds.items():
                 numbers = {f"{prefix}{fold}/{k}": v for k, v in values.items() if isinstance(v, float)}
-                run.metrics(numbers)
-                if self._parent and fold == "test":
-                    self._parent.metrics(numbers)
+                for target in self._with_parent(run) if fold == "test" else [run]:
+                    target.metrics(numbers)
         run.json(results, "metrics.json")
         run.figure(plot_by_cutoff(results, self.recipe.evaluation.ks), "metrics_by_cutoff.png")
 
