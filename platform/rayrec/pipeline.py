@@ -156,8 +156,9 @@ class Pipeline:
                 write_reference(Path(folder) / "data", release)
                 description = f"{self.recipe.model.name} on {dataset.name}, Release {release.digest}"
                 # Of the pipeline's run: there the registry's link to its source leads to everything that made it.
+                whole, data = self._with_parent(run)[-1], Path(folder) / "data"
                 registered = self._tracker.register(
-                    self._with_parent(run)[-1], release.digest, self.storage.uri, Path(folder) / "data", description, self.recipe.simulated
+                    whole, release.digest, self.storage.uri, data, description, self.recipe.simulated
                 )
             run.json(release.content, "release.json")
             decision = self._promote(registered, dataset, view, metrics)
