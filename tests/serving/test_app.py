@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
-from tests.recipes import ITEMS, recipe_values, write_log
-from tests.watching import Silent
+from tests.recipes import ITEMS
 
-from rayrec import pipeline
-from rayrec.artifacts import Storage
-from rayrec.inference.release import open_release
-from rayrec.recipe_files import parse_recipe
+from rayrec.inference.release import Release, open_release
 from rayrec.serving.app import build_app
 from rayrec.serving.batching import OverloadedError
 from rayrec.serving.engine import Answer, Engine, Query
@@ -35,16 +29,9 @@ class Direct:
 
 
 @pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None, migrated_mlflow: Path) -> Iterator[Engine]:
-    """A Release trained on the tiny log."""
-    folder = tmp_path_factory.mktemp("serving")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAYREC_HOME", str(folder / "home"))
-        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{migrated_mlflow}")
-        storage = Storage.open(folder / "home")
-        recipe = parse_recipe(recipe_values(write_log(folder), name="served"))
-        result = pipeline.run(recipe, storage, Silent())
-        yield Engine.load(storage, result.release.digest)
+def engine(release: Release) -> Engine:
+    """The Release in memory."""
+    return Engine.load(release.storage, release.digest)
 
 
 @pytest.fixture

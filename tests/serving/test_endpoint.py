@@ -4,32 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import httpx
 import numpy as np
 import pytest
-from tests.recipes import USERS, recipe_values, write_log
-from tests.watching import Silent
+from tests.recipes import USERS
 
-from rayrec import pipeline
-from rayrec.artifacts import Storage
 from rayrec.cluster import has_fast_serve
-from rayrec.inference.release import Release, open_release
+from rayrec.inference.release import Release
 from rayrec.recipe import Serving
-from rayrec.recipe_files import parse_recipe
 from rayrec.serving.server import free_port, serving
-
-
-@pytest.fixture(scope="module")
-def release(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None, migrated_mlflow: Path) -> Iterator[Release]:
-    folder = tmp_path_factory.mktemp("endpoint")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAYREC_HOME", str(folder / "home"))
-        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{migrated_mlflow}")
-        storage = Storage.open(folder / "home")
-        recipe = parse_recipe(recipe_values(write_log(folder), name="endpoint"))
-        yield open_release(storage, pipeline.run(recipe, storage, Silent()).release.digest)
 
 
 @pytest.fixture(scope="module")
