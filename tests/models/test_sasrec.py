@@ -69,7 +69,7 @@ def test_the_others_in_a_batch_change_nothing(model: SASRec) -> None:
 
 
 def test_scoring_the_last_position_only_equals_the_full_pass(model: SASRec) -> None:
-    full = model.encode(HISTORY, HISTORY.shape[1])[:, -1] @ model.item.all_rows().T
+    full = model.encode(HISTORY, HISTORY.shape[1])[:, -1] @ model.item.all_rows().T / model.config.dim**0.5
     torch.testing.assert_close(model.score(HISTORY), full, rtol=0, atol=1e-5)
 
 

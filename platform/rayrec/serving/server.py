@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import socket
 import threading
@@ -30,6 +31,7 @@ def serving(storage: Storage, release: str, settings: Serving) -> Iterator[str]:
     for role in pinned.content["models"]:
         # Checked here as well: a replica that cannot load would be started again and again.
         pinned.bundle(role)
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
     quiet = LoggingConfig(log_level="WARNING", enable_access_log=False)
     serve.start(http_options={"host": settings.host, "port": settings.port}, logging_config=quiet)
     try:
