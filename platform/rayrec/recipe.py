@@ -202,8 +202,7 @@ class Serving(Section):
     target_ongoing_requests: float = Field(
         16, gt=0, description="Requests in flight a replica that autoscaling aims at."
     )
-    max_ongoing_requests: int = Field(128, ge=1, description="Requests in flight a replica accepts.")
-    max_queued_requests: int = Field(256, ge=1, description="Requests that wait; beyond, 429 with Retry-After.")
+    max_queued_requests: int = Field(256, ge=1, description="Requests that wait in a replica; beyond, 429.")
     max_batch_size: int = Field(64, ge=1, description="Most requests scored in one pass.")
     replica_cpus: float = Field(0.5, gt=0, description="CPUs reserved a replica.")
 

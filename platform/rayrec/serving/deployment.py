@@ -20,6 +20,7 @@ from rayrec.serving.engine import Answer, Engine, Query
 APP_NAME = "rayrec"
 GRACEFUL_SECONDS = 10
 HEALTH_SECONDS = 10
+SLACK = 100
 
 
 class UserConfig(TypedDict):
@@ -97,9 +98,9 @@ def build_application(storage: Storage, release: str, settings: Serving) -> Any:
     deployment = cast("Any", Endpoint).options(
         user_config=config,
         ray_actor_options={"num_cpus": settings.replica_cpus},
-        # Serve counts a request as ongoing while it waits in the replica's own queue, which is what sheds load.
-        max_ongoing_requests=settings.max_ongoing_requests + settings.max_queued_requests,
-        max_queued_requests=settings.max_queued_requests,
+        # The replica's own queue sheds load, with an answer like all others; Serve's bounds are only behind it.
+        max_ongoing_requests=2 * (settings.max_batch_size + settings.max_queued_requests) + SLACK,
+        max_queued_requests=2 * settings.max_queued_requests + SLACK,
         backpressure_config=BackpressureConfig(status_code=429, retry_after_s=1),
         autoscaling_config={
             "min_replicas": settings.min_replicas,
