@@ -371,19 +371,20 @@ def _run_stages(
 def _serve_until_signal(reference: str, settings: Any, quiet: bool) -> None:
     from rayrec.artifacts import Storage
     from rayrec.cluster import has_fast_serve
-    from rayrec.serving.server import serving, wait_for_signal
+    from rayrec.serving.server import serving, until_signal
     from rayrec.tracking import find_release
 
     registered = find_release(reference)
-    if not has_fast_serve():
+    if os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") != "0" and not has_fast_serve():
         typer.echo(
             "warning: this cluster was started without Ray Serve's HAProxy, so it will answer several times slower. "
             "`rayrec start` sets it up; for a cluster of your own see docs/serving.md.",
             err=True,
         )
-    with serving(Storage.open(registered.storage), registered.digest, settings) as url:
+    storage = Storage.open(registered.storage)
+    with until_signal() as wait, serving(storage, registered.digest, settings) as url:
         typer.echo(f"serving {registered.name}/{registered.version} at {url}/docs (Ctrl-C ends it)", err=True)
-        wait_for_signal()
+        wait()
         typer.echo("ending: requests under way are finished first", err=True)
 
 

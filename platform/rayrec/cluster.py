@@ -31,6 +31,7 @@ SETTINGS = {
     # A head that is told to end ends, instead of draining for half a minute with nowhere to drain to.
     "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
 }
+HAPROXY_PORTS = ("RAY_SERVE_HAPROXY_METRICS_PORT", "RAY_SERVE_HAPROXY_STATS_PORT")
 START_SECONDS = 60
 CONNECT_SECONDS = 3
 STOP_SECONDS = 20
@@ -60,6 +61,7 @@ def connected(storage: Storage | None = None, verbose: bool = False) -> Iterator
         return
     prepare_environment()
     _require_answer(address)
+    sys.stderr.write(f"on the Ray cluster at {address}\n")
     try:
         ray.init(address=address, log_to_driver=verbose, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError) as error:
@@ -81,6 +83,9 @@ def started(cpus: int | None = None, object_store_bytes: int | None = None, verb
     import ray
 
     prepare_environment()
+    for name in HAPROXY_PORTS:
+        # Several such clusters may be on one machine; Serve's own defaults are for one.
+        os.environ.setdefault(name, str(free_port()))
     ray.init(
         address="local",
         num_cpus=cpus,
@@ -94,6 +99,13 @@ def started(cpus: int | None = None, object_store_bytes: int | None = None, verb
         yield
     finally:
         ray.shutdown()
+
+
+def free_port() -> int:
+    """A port of localhost that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def has_fast_serve() -> bool:

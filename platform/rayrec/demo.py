@@ -10,11 +10,11 @@ from rich.table import Table
 
 from rayrec import pipeline
 from rayrec.artifacts import Json, Storage
-from rayrec.cluster import connected
+from rayrec.cluster import connected, free_port
 from rayrec.errors import ClusterError
 from rayrec.recipe import Recipe
 from rayrec.recipe_files import load_recipe
-from rayrec.serving.server import free_port, serving
+from rayrec.serving.server import serving
 from rayrec.terminal import RunDisplay, show_result
 from rayrec.tracking import find_release
 

@@ -85,11 +85,14 @@ def show_result(result: RunResult) -> None:
     label = " (SIMULATED DATA)" if result.recipe.simulated else ""
     quality = Table(title=f"{result.recipe.name}{label}: test fold, full ranking", title_justify="left")
     quality.add_column("")
-    for role in (result.recipe.model.name, "popularity"):
-        quality.add_column(role, justify="right")
-    mine, theirs = (result.metrics[role]["test"] for role in ("main", "popular"))
-    for name in [name for name in SHOWN if name in mine]:
-        quality.add_row(name, f"{mine[name]:.4f}", f"{theirs[name]:.4f}")
+    roles = {"main": result.recipe.model.name, "popular": "popularity"}
+    if result.recipe.model.name == "popularity":
+        roles.pop("main")
+    for title in roles.values():
+        quality.add_column(title, justify="right")
+    tested = {role: result.metrics[role]["test"] for role in roles}
+    for name in [name for name in SHOWN if name in tested["popular"]]:
+        quality.add_row(name, *(f"{tested[role][name]:.4f}" for role in roles))
     out.print(quality)
     cost = Table(title="stages", title_justify="left")
     for column in ("stage", "seconds", "rows", "rows/s"):
@@ -99,8 +102,14 @@ def show_result(result: RunResult) -> None:
         seconds = "skipped" if outcome.skipped else f"{outcome.seconds:.1f}"
         cost.add_row(name, seconds, f"{outcome.rows:,}", f"{rate:,.0f}" if rate else "")
     out.print(cost)
+    metric = result.recipe.training.metric
+    if result.metrics["main"]["test"][metric] < result.metrics["popular"]["test"][metric]:
+        out.print(
+            f"[bold yellow]Note[/]      the model is below popularity by {metric}: train longer, or check the data"
+        )
     release, tracking = result.release, result.to_json()["tracking"]
-    out.print(f"Release   {release.name}/{release.version}  {result.decision}")
+    decision = "unchanged" if result.stages["register"].skipped else result.decision
+    out.print(f"Release   {release.name}/{release.version}  {decision}")
     out.print(f"Dataset   {result.dataset.uri}")
     out.print(f"MLflow    mlflow ui --backend-store-uri {tracking['uri']}", soft_wrap=True)
     out.print(f"Serve it  rayrec serve {release.name}")

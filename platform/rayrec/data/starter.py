@@ -15,12 +15,14 @@ from rayrec.recipe import TableSource
 
 # Names people give to these columns, in the languages we have met; compared without case, spaces and punctuation.
 ALIASES = {
-    "user": "user userid uid customer customerid client visitor visitorid member account session sessionid reviewerid "
-    "benutzer nutzer kunde kundennummer utilisateur usuario cliente utente",
+    "user": "user userid userkey username uid customer customerid customerno customernumber client visitor visitorid "
+    "member account session sessionid reviewerid benutzer nutzer kunde kundennummer kundennr kundenid utilisateur "
+    "usuario cliente utente",
     "item": "item itemid iid product productid movie movieid sku asin article articleid song track book content page "
-    "artikel produkt film produit articulo producto prodotto pelicula",
-    "timestamp": "timestamp time ts datetime date eventtime createdat unixreviewtime zeit zeitstempel datum horodatage "
-    "fecha hora data tempo",
+    "artikel artikelnummer artikelnr artikelid produkt produktnummer produktid film produit articulo producto prodotto "
+    "pelicula",
+    "timestamp": "timestamp time ts datetime date eventtime createdat orderdate purchasedate unixreviewtime "
+    "zeit zeitpunkt zeitstempel datum bestelldatum kaufdatum horodatage fecha hora data tempo",
     "type": "type event eventtype action behavior behaviour ereignis",
     "value": "rating value score stars overall weight price bewertung note puntuacion valutazione",
 }
@@ -42,7 +44,7 @@ def starter_recipe(log: Path, items: Path | None = None, name: str | None = None
     if len(columns) < 2:
         raise DataError(f"{log}: found one column ({columns[0]}). A log needs at least who and what: two columns.")
     guessed = guess_columns(columns)
-    mapping = "\n".join(f"        {key}: {_quoted(column)}" for key, column in guessed.items())
+    mapping = "\n".join(f"        {key}: {_quoted(column)}{_doubt(key, column)}" for key, column in guessed.items())
     unguessed = [key for key in ("timestamp", "type", "value") if key not in guessed]
     hints = "".join(f"\n        # {key}: COLUMN" for key in unguessed)
     return f"""# A rayrec recipe. Everything that is not set has a default: `rayrec recipes --schema` lists every key.
@@ -74,6 +76,11 @@ def guess_columns(columns: list[str]) -> dict[str, str]:
         if key not in guessed and left:
             guessed[key] = left.pop(0)
     return {key: guessed[key] for key in ALIASES if key in guessed}
+
+
+def _doubt(key: str, column: str) -> str:
+    """A word of warning where only the position of a column spoke for it."""
+    return "" if _plain(column) in ALIASES[key].split() else "   # only guessed from its position: please check"
 
 
 def _items_section(items: Path | None, folder: Path) -> str:

@@ -177,7 +177,10 @@ def _add_envelope(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
-        problems = [f"{'.'.join(str(part) for part in p['loc'][1:]) or 'body'}: {p['msg']}" for p in error.errors()]
+        problems = [
+            f"{'.'.join(part for part in p['loc'][1:] if isinstance(part, str)) or 'body'}: {p['msg']}"
+            for p in error.errors()
+        ]
         return _problem(request, 422, "; ".join(problems)[:1000])
 
     @app.exception_handler(HTTPException)

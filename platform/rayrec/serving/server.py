@@ -6,9 +6,10 @@ import logging
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import ray
 from ray import serve
 from ray.serve.schema import LoggingConfig
 
@@ -17,6 +18,8 @@ from rayrec.errors import ClusterError
 from rayrec.inference.release import open_release
 from rayrec.recipe import Serving
 from rayrec.serving.deployment import APP_NAME, build_application
+
+CONTROLLER = "SERVE_CONTROLLER_ACTOR"
 
 
 @contextmanager
@@ -31,11 +34,12 @@ def serving(storage: Storage, release: str, settings: Serving) -> Iterator[str]:
     for role in pinned.content["models"]:
         # Checked here as well: a replica that cannot load would be started again and again.
         pinned.bundle(role)
+    _require_room(settings)
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     quiet = LoggingConfig(log_level="WARNING", enable_access_log=False)
-    serve.start(http_options={"host": settings.host, "port": settings.port}, logging_config=quiet)
     try:
         try:
+            serve.start(http_options={"host": settings.host, "port": settings.port}, logging_config=quiet)
             serve.run(build_application(storage, release, settings), name=APP_NAME, logging_config=quiet)
         except RuntimeError as error:
             raise ClusterError(f"the endpoint did not start: {_cause(error)}") from error
@@ -45,24 +49,39 @@ def serving(storage: Storage, release: str, settings: Serving) -> Iterator[str]:
         serve.shutdown()
 
 
-def free_port() -> int:
-    """A port of localhost that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def wait_for_signal() -> None:
-    """Return when the process is asked to end."""
+@contextmanager
+def until_signal() -> Iterator[Callable[[], object]]:
+    """SIGINT and SIGTERM, while the block lasts, end a wait instead of the process. Gives the wait."""
     asked = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: asked.set())
-    asked.wait()
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, lambda *_: asked.set()) for number in numbers]
+    try:
+        yield asked.wait
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+
+
+def _require_room(settings: Serving) -> None:
+    """Refuse a second endpoint on a cluster, whose address would be the first one's, and a port that is taken."""
+    if any(actor["name"] == CONTROLLER for actor in ray.util.list_named_actors(all_namespaces=True)):
+        raise ClusterError(
+            "this Ray cluster serves already, and has one HTTP address. End that endpoint first, "
+            "or unset RAY_ADDRESS and end the standing cluster (`rayrec stop`) to have one started of its own."
+        )
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((settings.host, settings.port))
+        except OSError as error:
+            raise ClusterError(
+                f"{settings.host}:{settings.port} cannot be listened on: {error.strerror}. Choose another with --port."
+            ) from error
 
 
 def _cause(error: Exception) -> str:
-    """What the replica said, without the traceback around it."""
-    message = serve.status().applications[APP_NAME].message
-    lines = [line.strip() for line in f"{error}\n{message}".splitlines() if line.strip()]
-    told = [line for line in lines if "rayrec.errors." in line or "Error:" in line]
-    return (told or lines)[-1]
+    """What went wrong, without the traceback around it."""
+    application = serve.status().applications.get(APP_NAME)
+    lines = [line.strip() for line in f"{error}\n{application.message if application else ''}".splitlines()]
+    told = [line for line in lines if "rayrec.errors." in line or "Error:" in line or "cannot bind" in line]
+    return (told or [line for line in lines if line])[-1]
