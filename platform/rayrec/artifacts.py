@@ -74,7 +74,12 @@ class Storage:
             StorageError: It cannot be reached or made.
         """
         text = str(uri) if uri is not None else str(home())
-        storage = cls(str(Path(text).expanduser().absolute()) if "://" not in text else text.rstrip("/"))
+        try:
+            storage = cls(str(Path(text).expanduser().absolute()) if "://" not in text else text.rstrip("/"))
+        except RuntimeError as error:
+            raise StorageError(f"storage '{text}' cannot be used: {error}") from error
+        if "\0" in text:
+            raise StorageError(f"storage {text!r} cannot be used: it holds a NUL character.")
         with storage._reporting("", "open"):
             storage.filesystem.makedirs(storage.root, exist_ok=True)
         return storage
@@ -118,9 +123,12 @@ class Storage:
     def read_json(self, path: str) -> Json:
         """A JSON object. StorageError when it is damaged."""
         try:
-            return cast("Json", json.loads(self.read(path)))
-        except ValueError as error:
-            raise StorageError(f"{self.url(path)} is damaged (it is not JSON). Remove it and run again.") from error
+            value = json.loads(self.read(path))
+        except (ValueError, RecursionError):
+            value = None
+        if not isinstance(value, dict):
+            raise StorageError(f"{self.url(path)} is damaged (it is no JSON object). Remove it and run again.")
+        return value
 
     def list(self, path: str) -> list[str]:
         """Names in a folder, sorted; none when the folder is not there."""

@@ -6,9 +6,9 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 from typer.core import TyperGroup
@@ -81,13 +81,15 @@ def run(
     from rayrec.terminal import RunDisplay, show_result
 
     loaded, storage = _load(recipe, overrides, data)
-    with _cluster(storage, verbose):
+    with _cluster(storage, verbose) as stdout:
         with RunDisplay(loaded) as display:
             result = pipeline.run(loaded, storage, display, resume)
-        if as_json:
-            _print_json(result.to_json())
-        else:
-            show_result(result)
+        with redirect_stdout(stdout):
+            if as_json:
+                _print_json(result.to_json())
+            else:
+                show_result(result)
+            stdout.flush()
         if serve:
             _serve_until_signal(loaded.name, loaded.serving, as_json)
 
@@ -331,17 +333,17 @@ def _load(recipe: str, overrides: list[str] | None, data: str | None) -> tuple[R
 
 
 @contextmanager
-def _cluster(storage: Storage, verbose: bool) -> Iterator[None]:
+def _cluster(storage: Storage, verbose: bool) -> Iterator[TextIO]:
+    """Connected to Ray, which prints to stdout now and then: that goes to stderr. Gives the real stdout."""
     from rayrec.cluster import connected
     from rayrec.terminal import waiting
 
-    with waiting("connecting to Ray"):
-        entered = connected(storage, verbose)
-        entered.__enter__()
-    try:
-        yield
-    finally:
-        entered.__exit__(*sys.exc_info())
+    real = sys.stdout
+    with ExitStack() as stack:
+        stack.enter_context(redirect_stdout(sys.stderr))
+        with waiting("connecting to Ray"):
+            stack.enter_context(connected(storage, verbose))
+        yield real
 
 
 def _run_stages(

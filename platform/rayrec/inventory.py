@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 from rayrec.artifacts import Json, Storage
 from rayrec.data.dataset import manifest_numbers, manifest_path, open_dataset
+from rayrec.errors import ModelError, StorageError
 from rayrec.inference.release import open_release
-from rayrec.tracking import RegisteredRelease, Tracker, registered_names
+from rayrec.tracking import RegisteredRelease, Tracker, registered_names, tracking_uri, without_passwords
 
 PART_FOLDERS = ("events", "items", "users", "vocab", "transforms", "quarantine")
 
@@ -44,6 +45,11 @@ def find_garbage(storage: Storage, keep: int, older_than_hours: float) -> Garbag
     each Dataset; and whatever is younger than ``older_than_hours``, which a running pipeline may be about to use.
     """
     kept, dropped = _retained(storage, keep)
+    if storage.list("releases") and not kept and not dropped:
+        raise ModelError(
+            f"{storage.uri} holds Releases, but MLflow at {without_passwords(tracking_uri())} knows none of them: "
+            "everything would be taken for garbage. Set MLFLOW_TRACKING_URI to the server they are registered with."
+        )
     referred = _referred(storage, kept)
     candidates = [*_artifacts(storage)]
     old = [path for path in candidates if path not in referred and _age_hours(storage, path) >= older_than_hours]
@@ -94,7 +100,7 @@ def _live_records(storage: Storage, paths: set[str], versions: set[tuple[str, in
     """Stage records whose output stays, and the evaluations they lead to."""
     live: set[str] = set()
     for record in _stage_records(storage):
-        output = storage.read_json(record)["output"]
+        output = storage.read_json(record).get("output") or {}
         if "view" in output:
             needed = f"datasets/{output['dataset']}/views/{output['view']}" in paths
         elif "version" in output:
@@ -161,9 +167,13 @@ def _dataset(storage: Storage, name: str) -> Json:
 
 
 def _model(storage: Storage, path: str) -> Json:
-    manifest = storage.read_json(f"{path}/model.json")
-    size = sum(file["bytes"] for file in manifest["files"].values())
-    return {"path": path, "kind": manifest["kind"], "items": manifest["num_items"], "bytes": size}
+    try:
+        manifest = storage.read_json(f"{path}/model.json")
+        size = sum(file["bytes"] for file in manifest["files"].values())
+        return {"path": path, "kind": manifest["kind"], "items": manifest["num_items"], "bytes": size}
+    except (FileNotFoundError, KeyError, StorageError):
+        # Files go first, the manifest last: a publishing that was cut off looks like this.
+        return {"path": path, "kind": "unpublished or damaged"}
 
 
 def _release(storage: Storage, release: RegisteredRelease) -> Json:

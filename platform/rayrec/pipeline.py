@@ -206,7 +206,7 @@ class Pipeline:
             found = self.storage.read_json(record)
         except FileNotFoundError:
             return None
-        return found if exists(found["output"]) else None
+        return found if found.get("output") and exists(found["output"]) else None
 
     def _run(self, stage: str) -> AbstractContextManager[TrackedRun]:
         """The stage's MLflow run. The pipeline's own begins with the first stage that is not skipped."""

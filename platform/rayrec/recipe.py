@@ -177,7 +177,9 @@ class Evaluation(Section):
     """What is measured on the held-out events."""
 
     metrics: tuple[str, ...] = Field(tuple(METRICS), description="Accuracy metrics, without the cut-off.")
-    ks: tuple[Annotated[int, Field(ge=1)], ...] = Field((1, 5, 10, 20), min_length=1, description="Cut-offs.")
+    ks: tuple[Annotated[int, Field(ge=1, le=10_000)], ...] = Field(
+        (1, 5, 10, 20), min_length=1, description="Cut-offs."
+    )
     exclude_seen: bool = Field(True, description="Do not recommend what the user already had.")
     history_lengths: tuple[Annotated[int, Field(ge=1)], ...] = Field(
         (10, 50, 200), description="Bounds of the slices by length of history."

@@ -91,10 +91,13 @@ def to_yaml(recipe: Recipe) -> str:
 
 def _read(reference: str) -> tuple[dict[str, Any], Path | None]:
     path = Path(reference)
-    if path.suffix in {".yaml", ".yml"} or path.is_file():
-        if not path.is_file():
-            raise RecipeError(f"recipe {reference}: there is no such file. Packaged recipes: {_known()}.")
-        return _parsed(path.read_text(encoding="utf-8"), reference), path.absolute().parent
+    try:
+        if path.is_file():
+            return _parsed(path.read_text(encoding="utf-8"), reference), path.absolute().parent
+    except (OSError, UnicodeError) as error:
+        raise RecipeError(f"recipe {reference[:200]}: cannot be read as UTF-8 text: {error}") from error
+    if path.suffix in {".yaml", ".yml"}:
+        raise RecipeError(f"recipe {reference}: there is no such file. Packaged recipes: {_known()}.")
     if reference not in packaged_recipes():
         nearest = difflib.get_close_matches(reference, packaged_recipes(), n=1, cutoff=0.0)
         raise RecipeError(
@@ -110,13 +113,18 @@ def _known() -> str:
 
 
 def _parsed(text: str, where: str) -> dict[str, Any]:
-    try:
-        raw = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise RecipeError(f"recipe {where} is not YAML: {' '.join(str(error).split())}") from error
+    raw = _yaml(text, f"recipe {where}: this")
     if not isinstance(raw, dict):
         raise RecipeError(f"recipe {where}: expected sections such as `name:` and `data:`, found {type(raw).__name__}.")
     return raw
+
+
+def _yaml(text: str, what: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, AttributeError, RecursionError) as error:
+        # Dates, numbers and nesting that YAML allows and Python does not raise what they like.
+        raise RecipeError(f"{what} is not YAML that can be read: {' '.join(str(error).split())[:500]}") from error
 
 
 def _with_simulated_data(raw: dict[str, Any]) -> dict[str, Any]:
@@ -134,10 +142,7 @@ def _set(raw: dict[str, Any], override: str) -> None:
     path, equals, text = override.partition("=")
     if not equals or not path:
         raise RecipeError(f"--set {override}: write it as section.key=value, such as training.epochs=5.")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise RecipeError(f"--set {override}: the value is not YAML: {' '.join(str(error).split())}") from error
+    value = _yaml(text, f"--set {override[:200]}: the value")
     *parents, last = path.split(".")
     model = raw.get("model") or {}
     if path == "model.name" and isinstance(model, dict) and model.get("name", DEFAULT_MODEL) != value:

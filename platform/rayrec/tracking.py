@@ -145,8 +145,7 @@ class Tracker:
         # The first use of an SQLite file migrates it, with a line of log for each of some forty steps.
         logging.getLogger("alembic").setLevel(logging.WARNING)
         logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
-        with _reporting(self.uri):
-            home().mkdir(parents=True, exist_ok=True)
+        with _reporting(self.uri), _alone():
             return cast("MlflowClient", _ReportingClient(MlflowClient(self.uri, registry_uri=self.uri), self.uri))
 
     @cached_property
@@ -383,6 +382,17 @@ class _ReportingClient:
                 return getattr(self._client, name)(*args, **kwargs)
 
         return call
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """One process at a time: two that make or migrate the same SQLite file at once break it for each other."""
+    import fcntl
+
+    home().mkdir(parents=True, exist_ok=True)
+    with (home() / ".mlflow.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -92,13 +93,17 @@ def open_dataset(storage: Storage, name: str, number: int | None = None) -> Data
         version = "" if number is None else f" with manifest {number}"
         raise DataError(f"there is no Dataset '{name}'{version} in {storage.uri}. `rayrec prepare` makes one.")
     chosen = number or numbers[-1]
-    return Dataset(storage, name, chosen, storage.read_json(manifest_path(name, chosen)))
+    path = manifest_path(name, chosen)
+    manifest = storage.read_json(path)
+    if not manifest.keys() >= {"events", "vocab", "items", "users", "transforms", "quarantine", "counts"}:
+        raise DataError(f"{storage.url(path)} is damaged (keys are missing). Restore it from a copy, or remove it.")
+    return Dataset(storage, name, chosen, manifest)
 
 
 def manifest_numbers(storage: Storage, name: str) -> list[int]:
     """The numbers of a Dataset's manifests, ascending."""
     files = storage.list(f"datasets/{name}/manifests")
-    return sorted(int(file.removesuffix(".json")) for file in files if file.endswith(".json"))
+    return sorted(int(file.removesuffix(".json")) for file in files if re.fullmatch(r"\d+\.json", file))
 
 
 def publish_manifest(storage: Storage, name: str, manifest: Json) -> Dataset:

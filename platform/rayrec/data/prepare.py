@@ -221,8 +221,8 @@ def _check_rows(recipe: Recipe, read: Sequence[Row], files: Sequence[SourceFile]
         raise DataError(
             f"{where}: {total - accepted:,} of {total:,} rows ({share:.1%}) cannot be used, more than "
             f"data.clean.max_bad_rows = {limit:g} allows. {counted}. For example {_example(read, files)}. "
-            "Check `columns`, `separator` and `time_unit` of the source (times are epoch seconds, epoch milliseconds or "
-            "ISO 8601), or raise the limit."
+            "Check `columns`, `separator` and `time_unit` of the source (times are epoch seconds, epoch milliseconds "
+            "or ISO 8601), or raise the limit."
         )
 
 

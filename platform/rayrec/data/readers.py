@@ -78,7 +78,10 @@ def _read_parquet(uri: str, source: TableSource, columns: Sequence[str | int] | 
     first = 0
     with fsspec.open(uri, "rb").open() as file:
         parquet = pq.ParquetFile(file)
-        wanted = require_columns(uri, parquet.schema_arrow.names, columns)
+        names = parquet.schema_arrow.names
+        if len(set(names)) < len(names):
+            raise DataError(f"{uri}: two columns have the same name. Its columns: {', '.join(names)}.")
+        wanted = require_columns(uri, names, columns)
         for batch in parquet.iter_batches(batch_size=1 << 17, columns=list(dict.fromkeys(wanted))):
             yield Block(pa.Table.from_batches([batch]), np.arange(first, first + batch.num_rows))
             first += batch.num_rows

@@ -22,6 +22,9 @@ from rayrec.models.base import Recommender
 from rayrec.models.checks import require
 from rayrec.models.embedding import EmbeddingTable, ReplicatedTable
 
+LARGEST = 16_384
+"""Beyond it a setting is a typing error: attention over so many events takes gigabytes a user."""
+
 
 @dataclass(frozen=True)
 class SASRecConfig:
@@ -45,7 +48,9 @@ class SASRecConfig:
 
     def __post_init__(self) -> None:
         for name in ("dim", "blocks", "heads", "feed_forward", "max_length"):
-            require(getattr(self, name) >= 1, f"{name} must be at least 1, not {getattr(self, name)}")
+            require(
+                1 <= getattr(self, name) <= LARGEST, f"{name} must be from 1 to {LARGEST}, not {getattr(self, name)}"
+            )
         require(0.0 <= self.dropout < 1.0, f"dropout must be at least 0 and below 1, not {self.dropout}")
         require(self.dim % self.heads == 0, f"dim ({self.dim}) must be a multiple of heads ({self.heads})")
 

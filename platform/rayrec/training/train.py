@@ -6,6 +6,7 @@ import os
 import tempfile
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,7 +88,7 @@ def train_model(job: TrainJob, run_name: str, on_epoch: Callable[[Metrics], None
             ),
         )
         try:
-            result = trainer.fit()
+            result = _in_background(trainer.fit)
         except ray.train.TrainingFailedError as error:
             reason = str(error).strip().splitlines()[-1]
             raise ModelError(
@@ -95,6 +96,24 @@ def train_model(job: TrainJob, run_name: str, on_epoch: Callable[[Metrics], None
                 "Run the same command again to go on from the last checkpoint."
             ) from error
     return cast("str", _value(result.return_value))
+
+
+def _in_background(work: Callable[[], Any]) -> Any:
+    """Call ``work`` in a thread and wait for it, so that Ctrl-C interrupts the wait at once.
+
+    In the main thread Ray Train takes SIGINT for itself, keeps it afterwards, and ends the process as if all were well.
+    What it started belongs to this process and ends with it.
+    """
+    outcome: Future[Any] = Future()
+
+    def run() -> None:
+        try:
+            outcome.set_result(work())
+        except BaseException as error:
+            outcome.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return outcome.result()
 
 
 def _scaling(recipe: Recipe) -> ScalingConfig:
