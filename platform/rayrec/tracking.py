@@ -390,7 +390,7 @@ def _alone() -> Iterator[None]:
     import fcntl
 
     home().mkdir(parents=True, exist_ok=True)
-    with (home() / ".mlflow.lock").open("w") as lock:
+    with (home() / "mlflow.db.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 

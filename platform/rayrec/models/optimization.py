@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -45,9 +46,7 @@ class Optimization:
         for name in ("epochs", "batch_size", "patience"):
             require(getattr(self, name) >= 1, f"{name} must be at least 1, not {getattr(self, name)}")
         for name in ("learning_rate", "clip"):
-            require(
-                0 < getattr(self, name) <= 1000, f"{name} must be above 0 and at most 1000, not {getattr(self, name)}"
-            )
+            require(0 < getattr(self, name) < math.inf, f"{name} must be above 0, not {getattr(self, name)}")
         require(self.weight_decay >= 0, f"weight_decay must not be negative, as {self.weight_decay} is")
         require(0 <= self.warmup <= 1, f"warmup is a share of all steps: between 0 and 1, not {self.warmup}")
         require(0 <= self.random_windows <= 1, f"random_windows is a share: between 0 and 1, not {self.random_windows}")

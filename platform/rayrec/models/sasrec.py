@@ -48,9 +48,8 @@ class SASRecConfig:
 
     def __post_init__(self) -> None:
         for name in ("dim", "blocks", "heads", "feed_forward", "max_length"):
-            require(
-                1 <= getattr(self, name) <= LARGEST, f"{name} must be from 1 to {LARGEST}, not {getattr(self, name)}"
-            )
+            size = getattr(self, name)
+            require(1 <= size <= LARGEST, f"{name} must be at least 1 and at most {LARGEST}, not {size}")
         require(0.0 <= self.dropout < 1.0, f"dropout must be at least 0 and below 1, not {self.dropout}")
         require(self.dim % self.heads == 0, f"dim ({self.dim}) must be a multiple of heads ({self.heads})")
 
