@@ -379,7 +379,7 @@ def _serve_until_signal(reference: str, settings: Any, quiet: bool) -> None:
     registered = find_release(reference)
     if os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") != "0" and not has_fast_serve():
         typer.echo(
-            "warning: this cluster was started without Ray Serve's HAProxy, so it will answer several times slower. "
+            "warning: this cluster was started without Ray Serve's HAProxy, so it may answer more slowly. "
             "`rayrec start` sets it up; for a cluster of your own see docs/serving.md.",
             err=True,
         )

@@ -19,7 +19,7 @@ from rayrec.artifacts import Json, Storage, home
 from rayrec.errors import ClusterError
 
 SERVE_SETTINGS = {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"}
-"""Ray Serve's own HAProxy instead of its Python proxy: several times the requests a second (docs/serving.md)."""
+"""Ray Serve's own HAProxy instead of its Python proxy, for throughput (docs/serving.md)."""
 
 SETTINGS = {
     **SERVE_SETTINGS,
