@@ -28,9 +28,27 @@ DIGEST_LENGTH = 16
 """Hexadecimal digits of a digest in a file's name: 64 bits; the full SHA-256 stands in the manifest."""
 
 
+OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "abfs", "az"}
+"""Protocols whose paths begin with a bucket, which is never made on the way."""
+
+
 def home() -> Path:
-    """Where rayrec keeps what is this machine's own: ``RAYREC_HOME``, by default ``~/.rayrec``."""
-    return Path(os.environ.get("RAYREC_HOME") or Path.home() / ".rayrec").expanduser().absolute()
+    """Where rayrec keeps what is this machine's own: ``RAYREC_HOME``, by default ``~/.rayrec``.
+
+    Raises:
+        StorageError: ``RAYREC_HOME`` is a URI.
+    """
+    given = os.environ.get("RAYREC_HOME")
+    if given and "://" in given:
+        raise StorageError(
+            f"RAYREC_HOME={given} is a URI, but it names a folder of this machine. Set RAYREC_STORAGE to it instead."
+        )
+    return Path(given or Path.home() / ".rayrec").expanduser().absolute()
+
+
+def default_storage() -> str:
+    """The storage where a recipe names none: ``RAYREC_STORAGE``, by default `home`."""
+    return os.environ.get("RAYREC_STORAGE") or str(home())
 
 
 def canonical(value: object) -> bytes:
@@ -68,12 +86,12 @@ class Storage:
 
     @classmethod
     def open(cls, uri: str | Path | None = None) -> Storage:
-        """The storage at ``uri``; by default `home`. Made if it does not exist.
+        """The storage at ``uri``; by default `default_storage`. A folder is made if it does not exist, a bucket is not.
 
         Raises:
             StorageError: It cannot be reached or made.
         """
-        text = str(uri) if uri is not None else str(home())
+        text = str(uri) if uri is not None else default_storage()
         try:
             storage = cls(str(Path(text).expanduser().absolute()) if "://" not in text else text.rstrip("/"))
         except RuntimeError as error:
@@ -81,21 +99,33 @@ class Storage:
         if "\0" in text:
             raise StorageError(f"storage {text!r} cannot be used: it holds a NUL character.")
         with storage._reporting("", "open"):
-            storage.filesystem.makedirs(storage.root, exist_ok=True)
+            if not storage._in_bucket:
+                storage.filesystem.makedirs(storage.root, exist_ok=True)
+            elif not storage.filesystem.exists(storage.root.split("/")[0]):
+                raise StorageError(f"storage '{text}' cannot be used: there is no such bucket. Make it, or correct it.")
         return storage
 
     @property
     def filesystem(self) -> fsspec.AbstractFileSystem:
         """The fsspec filesystem (cached by fsspec)."""
-        try:
-            return fsspec.core.url_to_fs(self.uri)[0]
-        except (ImportError, ValueError) as error:
-            raise StorageError(f"storage '{self.uri}' cannot be used: {error}") from error
+        return self._located[0]
 
     @property
     def root(self) -> str:
         """The path of the storage on its filesystem."""
-        return cast("str", fsspec.core.url_to_fs(self.uri)[1])
+        return self._located[1]
+
+    @property
+    def _located(self) -> tuple[fsspec.AbstractFileSystem, str]:
+        # Listings change under us: other processes write to the same storage.
+        try:
+            return cast("tuple[Any, str]", fsspec.core.url_to_fs(self.uri, use_listings_cache=False))
+        except (ImportError, ValueError) as error:
+            raise StorageError(f"storage '{self.uri}' cannot be used: {error}") from error
+
+    @property
+    def _in_bucket(self) -> bool:
+        return self.uri.partition("://")[0] in OBJECT_STORES
 
     @property
     def is_local(self) -> bool:
@@ -207,12 +237,14 @@ class Storage:
             yield
         except (FileNotFoundError, RayrecError):
             raise
-        except OSError as error:
-            # Also FileExistsError: a file stands where a folder should be.
-            reason = error.strerror or str(error)
+        except Exception as error:
+            # Clients of object stores raise kinds of their own; FileExistsError: a file stands where a folder should.
+            if self.is_local and not isinstance(error, OSError):
+                raise
+            reason = (getattr(error, "strerror", None) or str(error)).rstrip(".")
             raise StorageError(
                 f"cannot {verb} {self.url(path)}: {reason}. "
-                "Check the path, its permissions and free space, or set `storage` (or RAYREC_HOME) to another place."
+                "Check the path, its permissions and free space, or set `storage` (or RAYREC_STORAGE) to another place."
             ) from error
 
 
@@ -248,8 +280,14 @@ def publish_folder(storage: Storage, prefix: str, folder: Path, manifest: Json, 
     return path
 
 
-def open_folder(storage: Storage, path: str, manifest_name: str) -> tuple[Path, Json]:
+def open_folder(storage: Storage, path: str, manifest_name: str, copies: Path | None = None) -> tuple[Path, Json]:
     """A published folder on this machine, every file checked against the manifest, and the manifest.
+
+    Args:
+        storage: Where it is.
+        path: Its path there.
+        manifest_name: The manifest's file name.
+        copies: Where a copy is made of what is not on this machine; by default below `home`, to be found again.
 
     Raises:
         ModelError: It is not there, or a file is not what was published.
@@ -262,7 +300,7 @@ def open_folder(storage: Storage, path: str, manifest_name: str) -> tuple[Path, 
         raise ModelError(str(error)) from error
     if short_digest(manifest) != PurePosixPath(path).name:
         raise ModelError(f"{storage.url(path)}/{manifest_name} was changed after it was published. Publish it again.")
-    folder = Path(storage.full(path)) if storage.is_local else _downloaded(storage, path, manifest)
+    folder = Path(storage.full(path)) if storage.is_local else _downloaded(storage, path, manifest, copies)
     for name in manifest["files"]:
         if not _intact(folder, name, manifest):
             raise ModelError(
@@ -278,9 +316,9 @@ def _intact(folder: Path, name: str, manifest: Mapping[str, Any]) -> bool:
     return file.is_file() and file_digest(file) == manifest["files"][name]["sha256"]
 
 
-def _downloaded(storage: Storage, path: str, manifest: Mapping[str, Any]) -> Path:
-    """A copy below `home`, made once; what is missing or damaged in it is fetched again."""
-    cache = Storage.open(home() / "cache")
+def _downloaded(storage: Storage, path: str, manifest: Mapping[str, Any], copies: Path | None) -> Path:
+    """A copy, made once; what is missing or damaged in it is fetched again."""
+    cache = Storage.open(copies or home() / "cache")
     copy = digest(storage.url(path).encode())[:DIGEST_LENGTH]
     folder = Path(cache.full(copy))
     for name in manifest["files"]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TextIO
@@ -23,10 +24,15 @@ if TYPE_CHECKING:
 
 USAGE_ERROR = 2
 INTERRUPTED = 130
+TERMINATED = 143
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which `ray job stop` and service managers send."""
 
 
 class Commands(TyperGroup):
-    """Bad input is one message and exit code 2, never a traceback; Ctrl-C says how to go on."""
+    """Bad input is one message and exit code 2, never a traceback; Ctrl-C and SIGTERM say how to go on."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run the sub-command."""
@@ -37,7 +43,7 @@ class Commands(TyperGroup):
             raise typer.Exit(USAGE_ERROR) from error
         except KeyboardInterrupt as error:
             typer.echo("interrupted. The same command again goes on where this one stopped.", err=True)
-            raise typer.Exit(INTERRUPTED) from error
+            raise typer.Exit(TERMINATED if isinstance(error, Terminated) else INTERRUPTED) from error
 
 
 app = typer.Typer(
@@ -80,8 +86,8 @@ def run(
     from rayrec import pipeline
     from rayrec.terminal import RunDisplay, show_result
 
-    loaded, storage = _load(recipe, overrides, data)
-    with _cluster(storage, verbose) as stdout:
+    loaded, storage, files = _load(recipe, overrides, data)
+    with _cluster(storage, verbose, files) as stdout:
         with RunDisplay(loaded) as display:
             result = pipeline.run(loaded, storage, display, resume)
         with redirect_stdout(stdout):
@@ -186,9 +192,9 @@ def data_get(name: Annotated[str, typer.Argument(help="movielens-100k, movielens
     storage = Storage.open()
     folder = provide_sample(name, storage)
     for notice in ("LICENSE.txt", "SIMULATED.txt"):
-        if (folder / notice).exists():
-            typer.echo((folder / notice).read_text(encoding="utf-8"), err=True)
-    typer.echo(str(folder))
+        if storage.exists(f"sources/{name}/{notice}"):
+            typer.echo(storage.read(f"sources/{name}/{notice}").decode(), err=True)
+    typer.echo(folder)
 
 
 # ---- releases
@@ -319,7 +325,8 @@ def version() -> None:
 # ---- shared
 
 
-def _load(recipe: str, overrides: list[str] | None, data: str | None) -> tuple[Recipe, Storage]:
+def _load(recipe: str, overrides: list[str] | None, data: str | None) -> tuple[Recipe, Storage, list[str]]:
+    """The recipe, its storage, and the files it reads."""
     from rayrec.artifacts import Storage
     from rayrec.data.files import check_sources
     from rayrec.recipe_files import load_recipe
@@ -328,12 +335,12 @@ def _load(recipe: str, overrides: list[str] | None, data: str | None) -> tuple[R
         raise RecipeError(f"--data {data}: the only data that can take the recipe's place is 'simulated'.")
     loaded = load_recipe(recipe, overrides or [], data == "simulated")
     storage = Storage.open(loaded.storage)
-    check_sources(loaded, storage)
-    return loaded, storage
+    files = check_sources(loaded, storage)
+    return loaded, storage, [file.uri for file in files]
 
 
 @contextmanager
-def _cluster(storage: Storage, verbose: bool) -> Iterator[TextIO]:
+def _cluster(storage: Storage, verbose: bool, files: Sequence[str] = ()) -> Iterator[TextIO]:
     """Connected to Ray, which prints to stdout now and then: that goes to stderr. Gives the real stdout."""
     from rayrec.cluster import connected
     from rayrec.terminal import waiting
@@ -342,8 +349,14 @@ def _cluster(storage: Storage, verbose: bool) -> Iterator[TextIO]:
     with ExitStack() as stack:
         stack.enter_context(redirect_stdout(sys.stderr))
         with waiting("connecting to Ray"):
-            stack.enter_context(connected(storage, verbose))
+            stack.enter_context(connected(storage, files, verbose))
+        # Ray has put its own handler there, which ends the process with no word on how to go on.
+        stack.callback(signal.signal, signal.SIGTERM, signal.signal(signal.SIGTERM, _terminate))
         yield real
+
+
+def _terminate(*_: object) -> None:
+    raise Terminated
 
 
 def _run_stages(
@@ -358,9 +371,9 @@ def _run_stages(
     from rayrec.pipeline import Pipeline
     from rayrec.terminal import RunDisplay
 
-    loaded, storage = _load(recipe, overrides, data)
+    loaded, storage, files = _load(recipe, overrides, data)
     with (
-        _cluster(storage, verbose),
+        _cluster(storage, verbose, files),
         RunDisplay(loaded) as display,
         Pipeline(loaded, storage, display, resume) as pipeline,
     ):

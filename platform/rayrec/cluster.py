@@ -10,10 +10,13 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+import uuid
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
+
+import fsspec
 
 from rayrec.artifacts import Json, Storage, home
 from rayrec.errors import ClusterError
@@ -35,18 +38,20 @@ HAPROXY_PORTS = ("RAY_SERVE_HAPROXY_METRICS_PORT", "RAY_SERVE_HAPROXY_STATS_PORT
 START_SECONDS = 60
 CONNECT_SECONDS = 3
 STOP_SECONDS = 20
+NODE_SECONDS = 60
 
 
 @contextmanager
-def connected(storage: Storage | None = None, verbose: bool = False) -> Iterator[None]:
+def connected(storage: Storage | None = None, files: Sequence[str] = (), verbose: bool = False) -> Iterator[None]:
     """Attach to ``RAY_ADDRESS`` or the cluster running on this machine, else start one and end it.
 
     Args:
-        storage: Checked to be reachable from every node.
+        storage: Checked to be within reach of every node.
+        files: URIs of files that every node must be able to read, checked as well.
         verbose: Show what workers print.
 
     Raises:
-        ClusterError: ``RAY_ADDRESS`` leads nowhere, or the storage is local to one of several nodes.
+        ClusterError: ``RAY_ADDRESS`` leads nowhere, or a node cannot do its part.
     """
     import ray
 
@@ -71,7 +76,8 @@ def connected(storage: Storage | None = None, verbose: bool = False) -> Iterator
         ) from error
     _quieten()
     try:
-        _check_shared(storage)
+        if storage is not None:
+            _check_nodes(storage, files)
         yield
     finally:
         ray.shutdown()
@@ -222,25 +228,73 @@ def _quieten() -> None:
     ray.data.DataContext.get_current().enable_progress_bars = False
 
 
-def _check_shared(storage: Storage | None) -> None:
-    """Refuse a local storage with several nodes, unless every node sees it."""
+def _check_nodes(storage: Storage, files: Sequence[str]) -> None:
+    """Refuse a cluster of which a node cannot import rayrec, reach the storage, or read a source.
+
+    Raises:
+        ClusterError: What which node cannot do.
+    """
     import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     nodes = [node for node in ray.nodes() if node["Alive"]]
-    if storage is None or len(nodes) < 2 or not storage.is_local:
-        return
-    marker = f".reachable-{os.getpid()}-{time.time_ns()}"
+    here = ray.get_runtime_context().get_node_id()
+    if storage.is_local and all(node["NodeID"] == here and not node["Resources"].get("CPU") for node in nodes):
+        sys.stderr.write(
+            f"warning: this node runs no work, and storage '{storage.uri}' is a path on it. "
+            "It must be a folder that the nodes to come share.\n"
+        )
+    marker = f".reachable-{uuid.uuid4().hex}"
     storage.write_new(marker, b"")
     try:
-        task = ray.remote(num_cpus=0)(storage.exists)
-        pinned = [task.options(resources={f"node:{n['NodeManagerAddress']}": 0.001}).remote(marker) for n in nodes]
-        if not all(ray.get(pinned)):
-            raise ClusterError(
-                f"storage '{storage.uri}' is on this machine only, but the cluster has {len(nodes)} nodes. "
-                "Set `storage` in the recipe, or RAYREC_HOME, to a place they all reach, such as s3://bucket/folder."
-            )
+        task = ray.remote(num_cpus=0, max_retries=0)(_out_of_reach)
+        answers = {
+            node["NodeID"]: task.options(
+                scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            ).remote(storage, marker, files)
+            for node in nodes
+        }
+        for node in nodes:
+            _check_answer(node, answers[node["NodeID"]], len(nodes))
     finally:
         storage.remove(marker)
+
+
+def _check_answer(node: Json, answer: Any, nodes: int) -> None:
+    """Turn what a node cannot do into one message."""
+    import ray
+
+    where = f"the node {node['NodeManagerHostname']} ({node['NodeManagerAddress']}), one of {nodes},"
+    try:
+        missing = ray.get(answer, timeout=NODE_SECONDS)
+    except ray.exceptions.GetTimeoutError as error:
+        raise ClusterError(f"{where} did not answer within {NODE_SECONDS} s. Is it overloaded or cut off?") from error
+    except ray.exceptions.RayError as error:
+        reason = [line for line in str(error).strip().splitlines() if line.strip()][-1].strip()
+        raise ClusterError(
+            f"{where} cannot run rayrec's code: {reason}. Install rayrec there with the same versions, "
+            "or submit the command as a job that brings it along (docs/operations.md)."
+        ) from error
+    if missing:
+        raise ClusterError(
+            f"{where} cannot reach {missing}. Set `storage` in the recipe, or RAYREC_STORAGE, and the paths of the "
+            "sources to a place that all nodes reach, such as s3://bucket/folder, and give each node the credentials."
+        )
+
+
+def _out_of_reach(storage: Storage, marker: str, files: Sequence[str]) -> str:
+    """What this node cannot reach, in words; empty when there is nothing."""
+    try:
+        if not storage.exists(marker):
+            return f"storage '{storage.uri}' (a file just written there is not seen)"
+        for uri in files:
+            filesystem, path = fsspec.core.url_to_fs(uri)
+            if not filesystem.exists(path):
+                return f"the source {uri}"
+    except Exception as error:
+        # Every kind of failure to reach it is the answer here.
+        return f"storage '{storage.uri}' or a source: {error}"
+    return ""
 
 
 def _state_file() -> Path:

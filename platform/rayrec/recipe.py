@@ -222,7 +222,9 @@ class Recipe(Section):
 
     version: Literal[1] = Field(1, alias="schema", description="Version of the recipe's format.")
     name: str = Field(pattern=NAME_PATTERN, description="Name of the Dataset, the model and the Release.")
-    storage: str | None = Field(None, description="Where everything is kept: a path or URI. Default RAYREC_HOME.")
+    storage: str | None = Field(
+        None, description="Where everything is kept: a path or URI. Default RAYREC_STORAGE, then RAYREC_HOME."
+    )
     data: Data
     model: Annotated[ModelChoice, pydantic.SkipValidation, pydantic.WithJsonSchema({"type": "object"})]
     training: Training = Training()

@@ -91,6 +91,6 @@ def test_an_interrupted_simulation_is_made_again(store: Storage, monkeypatch: py
     with monkeypatch.context() as context, pytest.raises(KeyboardInterrupt):
         context.setattr(files.simulator, "write", interrupted)
         provide_sample("simulated", store)
-    folder = provide_sample("simulated", store)
+    folder = Path(provide_sample("simulated", store))
     assert (folder / "events.csv").read_text().count("\n") == 201
     assert {path.name for path in folder.iterdir()} == {"events.csv", "items.csv", "SIMULATED.txt"}

@@ -20,6 +20,7 @@ class Direct:
 
     def __init__(self, engine: Engine | None) -> None:
         self.engine = engine
+        self.refused: str | None = None
         self.failure: Exception | None = None
 
     async def answer(self, engine: Engine, query: Query) -> Answer:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import glob
 import posixpath
+import tempfile
 import uuid
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import fsspec
 
-from rayrec.artifacts import Json, Storage, home, short_digest
+from rayrec.artifacts import Json, Storage, short_digest
 from rayrec.data import samples, simulator
 from rayrec.errors import DataError
 from rayrec.recipe import Recipe, TableSource
@@ -62,40 +63,51 @@ def provide(recipe: Recipe, storage: Storage) -> None:
         provide_sample(name, storage)
 
 
-def provide_sample(name: str, storage: Storage) -> Path:
+def provide_sample(name: str, storage: Storage) -> str:
     """Fetch a public data set, or simulate one, into the storage. Done already: nothing happens. Returns its folder."""
     inside = f"sources/{name}"
-    folder = Path(storage.full(inside)) if storage.is_local else home() / inside
-    if name == "simulated":
-        if not (folder / "events.csv").exists():
-            _simulate(folder)
-    else:
+    if storage.is_local:
+        _fetch(name, Path(storage.full(inside)))
+    elif not storage.exists(f"{inside}/{_last_file(name)}"):
+        with tempfile.TemporaryDirectory(prefix="rayrec-source-") as temporary:
+            folder = Path(temporary) / name
+            _fetch(name, folder)
+            for file in sorted(folder.iterdir(), key=lambda file: file.name == _last_file(name)):
+                storage.replace(f"{inside}/{file.name}", file.read_bytes())
+    return storage.full(inside) if storage.is_local else storage.url(inside)
+
+
+def _fetch(name: str, folder: Path) -> None:
+    if name != "simulated":
         samples.fetch(name, folder)
-    if not storage.is_local:
-        for file in sorted(folder.iterdir()):
-            storage.write_new(f"{inside}/{file.name}", file.read_bytes())
-    return folder
+    elif not (folder / _last_file(name)).exists():
+        _simulate(folder)
+
+
+def _last_file(name: str) -> str:
+    """The file that is written last: with it, all are there."""
+    return "events.csv" if name == "simulated" else samples.MANIFEST
 
 
 def _simulate(folder: Path) -> None:
     """Under another name first: half a log, left by an interrupted run, would pass for the whole one."""
     temporary = folder.with_name(f".tmp-{uuid.uuid4().hex}")
     simulator.write(simulator.simulate(**SIMULATION), temporary)
-    folder.mkdir(exist_ok=True)
-    for file in sorted(temporary.iterdir(), key=lambda file: file.name == "events.csv"):
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in sorted(temporary.iterdir(), key=lambda file: file.name == _last_file("simulated")):
         file.replace(folder / file.name)
     temporary.rmdir()
 
 
-def check_sources(recipe: Recipe, storage: Storage) -> None:
-    """Find what is wrong with the paths of a recipe before anything is started.
+def check_sources(recipe: Recipe, storage: Storage) -> list[SourceFile]:
+    """Find what is wrong with the paths of a recipe before anything is started. Returns the files.
 
     Raises:
         DataError: A path leads to nothing, or only to empty files.
     """
     provide(recipe, storage)
     tables = [recipe.data.items, recipe.data.users]
-    list_files([*recipe.data.sources, *(table for table in tables if table)], storage)
+    return list_files([*recipe.data.sources, *(table for table in tables if table)], storage)
 
 
 def list_files(sources: list[TableSource], storage: Storage) -> list[SourceFile]:

@@ -23,7 +23,7 @@ from types import MappingProxyType
 from rayrec.errors import DataError
 
 _LOG = logging.getLogger(__name__)
-_MANIFEST = "sample.json"
+MANIFEST = "sample.json"
 _NOTICE = "LICENSE.txt"
 _PIP_TIMEOUT_SECONDS = 300.0
 _WAY_OUT = "or continue without a download: --data simulated"
@@ -141,7 +141,7 @@ def _known(name: str) -> Sample:
 
 def _read_manifest(folder: Path) -> dict[str, object]:
     try:
-        manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return manifest if isinstance(manifest, dict) else {}
@@ -164,7 +164,7 @@ def _refuse_foreign(sample: Sample, folder: Path) -> None:
         raise DataError(f"Cannot put sample {sample.name!r} at {folder}: it is a file. Name a folder.")
     if not any(folder.iterdir()):
         return
-    if not (folder / _MANIFEST).is_file():
+    if not (folder / MANIFEST).is_file():
         message = f"Folder {folder} is not empty and holds no sample. Name an empty or new folder for {sample.name!r}."
         raise DataError(message)
     present = _read_manifest(folder).get("name", sample.name)
@@ -219,7 +219,7 @@ def _unpack(sample: Sample, wheel: Path, target: Path) -> Path:
         "source": _source(sample),
         "files": {file: _sha256(target / file) for file in sorted([*sample.members, _NOTICE])},
     }
-    (target / _MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    (target / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
     return target
 
 
@@ -236,7 +236,7 @@ def _publish(staged: Path, folder: Path) -> None:
     try:
         staged.rename(folder)
     except OSError:
-        for path in sorted(staged.iterdir(), key=lambda path: path.name == _MANIFEST):
+        for path in sorted(staged.iterdir(), key=lambda path: path.name == MANIFEST):
             path.replace(folder / path.name)
 
 

@@ -46,6 +46,10 @@ class Backend(Protocol):
     def engine(self) -> Engine | None:
         """The live engine; None while the first one loads."""
 
+    @property
+    def refused(self) -> str | None:
+        """Why the Release that was asked for last is not the live one; None when it is."""
+
     async def answer(self, engine: Engine, query: EngineQuery) -> Answer:
         """Answer one query together with others that wait. OverloadedError when too many do."""
 
@@ -124,7 +128,8 @@ def _add_health(app: FastAPI, backend: Backend) -> None:
     @app.get("/v1/ready", response_model=Health, tags=["health"])
     async def ready() -> Response:
         """Whether a Release is loaded, has given its golden answers, and can be asked."""
-        return JSONResponse({"status": "ready", "release": _live(backend).release.digest})
+        refused = {"refused": backend.refused} if backend.refused else {}
+        return JSONResponse({"status": "ready", "release": _live(backend).release.digest, **refused})
 
 
 def _live(backend: Backend) -> Engine:

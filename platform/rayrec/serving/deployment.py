@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypedDict, cast
+from typing import Any, cast
 
 from fastapi import FastAPI
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ray import serve
 from ray.serve.config import BackpressureConfig
 
 from rayrec.artifacts import Storage
+from rayrec.errors import RayrecError, RecipeError
 from rayrec.recipe import Serving
 from rayrec.serving.app import build_app
 from rayrec.serving.batching import Batcher
 from rayrec.serving.engine import Answer, Engine, Query
+from rayrec.tracking import find_release
+
+_LOG = logging.getLogger("ray.serve")
 
 APP_NAME = "rayrec"
 GRACEFUL_SECONDS = 10
@@ -23,13 +29,34 @@ HEALTH_SECONDS = 10
 SLACK = 100
 
 
-class UserConfig(TypedDict):
-    """What can change while replicas run: which Release is live, and how it batches."""
+class UserConfig(BaseModel):
+    """What can change while replicas run: Serve's ``user_config``.
 
-    storage: str
+    Attributes:
+        release: NAME, NAME@ALIAS or NAME/VERSION, looked up in MLflow by each replica; with ``storage``, a digest. A
+            replica that starts later looks an alias up anew, so NAME/VERSION is what keeps all replicas alike.
+        storage: Where the Release lives, when ``release`` is a digest.
+        max_batch_size: See the recipe's `serving`; by default what the Release says.
+        max_queued_requests: The same.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
     release: str
-    max_batch_size: int
-    max_queued_requests: int
+    storage: str | None = None
+    max_batch_size: int | None = Field(None, ge=1)
+    max_queued_requests: int | None = Field(None, ge=1)
+
+    def find(self) -> tuple[Storage, str]:
+        """The storage and the digest of the Release.
+
+        Raises:
+            ModelError: It is not registered.
+        """
+        if self.storage is not None:
+            return Storage.open(self.storage), self.release
+        found = find_release(self.release)
+        return Storage.open(found.storage), found.digest
 
 
 @dataclass(frozen=True)
@@ -47,6 +74,7 @@ class Endpoint:
 
     def __init__(self) -> None:
         self._live: _Live | None = None
+        self._refused: str | None = None
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return build_app(self)
@@ -56,6 +84,11 @@ class Endpoint:
         """See `rayrec.serving.app.Backend`."""
         return self._live.engine if self._live else None
 
+    @property
+    def refused(self) -> str | None:
+        """See `rayrec.serving.app.Backend`."""
+        return self._refused
+
     async def answer(self, engine: Engine, query: Query) -> Answer:
         """See `rayrec.serving.app.Backend`. A request begun on one Release ends on it."""
         live = self._live
@@ -63,15 +96,39 @@ class Endpoint:
             return engine.answer([query])[0]
         return await live.batcher.submit(query)
 
-    async def reconfigure(self, config: UserConfig) -> None:
-        """Load, check and warm the Release beside the live one, then put it in its place by one assignment."""
-        storage = Storage.open(config["storage"])
-        engine = await asyncio.to_thread(Engine.load, storage, config["release"])
+    async def reconfigure(self, config: dict[str, Any]) -> None:
+        """Load, check and warm the Release beside the live one, then put it in its place by one assignment.
+
+        Raises:
+            RayrecError: There is no such Release, or it is damaged, and none is live. With one live, that stays: Serve
+                would end a replica that raises here, and answers from the Release before are better than none.
+        """
+        try:
+            self._live = await asyncio.to_thread(self._load, config)
+        except RayrecError as error:
+            if self._live is None:
+                raise
+            self._refused = str(error)
+            _LOG.error("Release %s stays live. Refused: %s", self._live.engine.release.digest, error)
+        else:
+            self._refused = None
+
+    @staticmethod
+    def _load(config: dict[str, Any]) -> _Live:
+        try:
+            given = UserConfig.model_validate(config)
+        except ValidationError as error:
+            problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+            raise RecipeError(f"user_config: {problems}. Known keys: {', '.join(UserConfig.model_fields)}.") from error
+        engine = Engine.load(*given.find())
+        settings = Serving(**engine.release.content["serving"])
 
         def compute(queries: Sequence[Query]) -> Sequence[Answer]:
             return engine.answer(queries)
 
-        self._live = _Live(engine, Batcher(compute, config["max_batch_size"], config["max_queued_requests"]))
+        size, queued = given.max_batch_size, given.max_queued_requests
+        batcher = Batcher(compute, size or settings.max_batch_size, queued or settings.max_queued_requests)
+        return _Live(engine, batcher)
 
     async def check_health(self) -> None:
         """Called by Serve: a replica that cannot answer is replaced."""
@@ -88,15 +145,23 @@ def build_application(storage: Storage, release: str, settings: Serving) -> Any:
         release: Its digest.
         settings: The recipe's `serving` section.
     """
-    config: UserConfig = {
-        "storage": storage.uri,
-        "release": release,
-        "max_batch_size": settings.max_batch_size,
-        "max_queued_requests": settings.max_queued_requests,
-    }
+    config = UserConfig(
+        storage=storage.uri,
+        release=release,
+        max_batch_size=settings.max_batch_size,
+        max_queued_requests=settings.max_queued_requests,
+    )
+    return _with_options(settings).options(user_config=config.model_dump()).bind()
+
+
+def application(_arguments: dict[str, str]) -> Any:
+    """The Serve application for `serve deploy`, whose file says which Release (deployments/local.yaml)."""
+    return _with_options(Serving()).bind()
+
+
+def _with_options(settings: Serving) -> Any:
     # Serve's decorator replaces the class, which type checkers do not see.
-    deployment = cast("Any", Endpoint).options(
-        user_config=config,
+    return cast("Any", Endpoint).options(
         ray_actor_options={"num_cpus": settings.replica_cpus},
         # The replica's own queue sheds load, with an answer like all others; Serve's bounds are only behind it.
         max_ongoing_requests=2 * (settings.max_batch_size + settings.max_queued_requests) + SLACK,
@@ -110,4 +175,3 @@ def build_application(storage: Storage, release: str, settings: Serving) -> Any:
         graceful_shutdown_timeout_s=GRACEFUL_SECONDS,
         health_check_period_s=HEALTH_SECONDS,
     )
-    return deployment.bind()

@@ -84,3 +84,4 @@ class Health(BaseModel):
 
     status: str
     release: str | None = None
+    refused: str | None = Field(None, description="Why the Release asked for last is not the one that is live.")

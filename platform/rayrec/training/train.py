@@ -9,7 +9,6 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -17,7 +16,8 @@ import ray
 import ray.train
 import ray.train.torch
 import torch
-from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rayrec.artifacts import Json, Storage
 from rayrec.data.dataset import Dataset, open_dataset
@@ -31,11 +31,13 @@ from rayrec.metrics.ranking import parse_metric, ranking_metrics
 from rayrec.models.base import Fitted, Recommender
 from rayrec.models.registry import model_class
 from rayrec.recipe import Recipe
-from rayrec.training.checkpoint import load_checkpoint, save_checkpoint, snapshot
+from rayrec.training.checkpoint import Checkpoints, snapshot
 from rayrec.training.feed import ResidentFeed
 from rayrec.training.loop import Metrics, Progress, Run, World, start, train
 
 MAX_FAILURES = 3
+"""How often workers are started again without an epoch done in between."""
+
 POLL_SECONDS = 0.5
 
 
@@ -73,29 +75,40 @@ def train_model(job: TrainJob, run_name: str, on_epoch: Callable[[Metrics], None
     """
     if issubclass(model_class(job.recipe.model.name), Fitted):
         return cast("str", _value(ray.get(ray.remote(num_cpus=1)(_fit).remote(job))))
-    if not resume and job.storage.exists(f"runs/{run_name}"):
-        job.storage.remove(f"runs/{run_name}")
+    checkpoints = Checkpoints(job.storage, run_name)
+    if not resume:
+        checkpoints.clear()
     with _progress(on_epoch) as reporter:
+        while True:
+            before = checkpoints.newest()
+            try:
+                return cast("str", _value(_fit_by_ray_train(job, checkpoints, reporter)))
+            except ray.train.TrainingFailedError as error:
+                if checkpoints.newest() > before:
+                    # Machines that come and go all night are no reason to give up while there is progress.
+                    continue
+                reason = str(error).strip().splitlines()[-1]
+                raise ModelError(
+                    f"training: the workers failed {MAX_FAILURES + 1} times, last with: {reason}. "
+                    "Run the same command again to go on from the last checkpoint."
+                ) from error
+
+
+def _fit_by_ray_train(job: TrainJob, checkpoints: Checkpoints, reporter: Any) -> Any:
+    """Run the workers, started again when they or their nodes die. Returns what rank 0 returned."""
+    with tempfile.TemporaryDirectory(prefix="rayrec-train-") as folder:
         trainer = ray.train.torch.TorchTrainer(
             _train_worker,
-            train_loop_config={"job": job, "reporter": reporter},
+            train_loop_config={"job": job, "checkpoints": checkpoints, "reporter": reporter},
             scaling_config=_scaling(job.recipe),
             run_config=RunConfig(
-                name=run_name,
-                storage_path=job.storage.url("runs"),
-                checkpoint_config=CheckpointConfig(num_to_keep=1),
+                name=checkpoints.name,
+                # Of no use to us (see rayrec.training.checkpoint), but Ray Train wants to have one.
+                storage_path=folder,
                 failure_config=FailureConfig(max_failures=MAX_FAILURES),
             ),
         )
-        try:
-            result = _in_background(trainer.fit)
-        except ray.train.TrainingFailedError as error:
-            reason = str(error).strip().splitlines()[-1]
-            raise ModelError(
-                f"training: the workers failed {MAX_FAILURES + 1} times, last with: {reason}. "
-                "Run the same command again to go on from the last checkpoint."
-            ) from error
-    return cast("str", _value(result.return_value))
+        return _in_background(trainer.fit).return_value
 
 
 def _in_background(work: Callable[[], Any]) -> Any:
@@ -158,37 +171,42 @@ def _fit(job: TrainJob) -> str | RayrecError:
 def _train_worker(config: dict[str, Any]) -> str | RayrecError | None:
     """What each Ray Train worker runs. Rank 0 publishes and returns the bundle's path."""
     try:
-        return _train_here(config["job"], config["reporter"])
+        return _train_here(config["job"], config["checkpoints"], config["reporter"])
     except RayrecError as error:
         # Returned, not raised: a restart would only fail again, and the message must arrive as it is.
         return error
 
 
-def _train_here(job: TrainJob, reporter: Any) -> str | None:
+def _train_here(job: TrainJob, checkpoints: Checkpoints, reporter: Any) -> str | None:
     recipe, context = job.recipe, ray.train.get_context()
     world = World(context.get_world_rank(), context.get_world_size(), ray.train.torch.get_device())
     threads = recipe.training.threads or max(1, _cores() // context.get_local_world_size())
+    # Sums depend on the number of threads: workers that were started again elsewhere keep to the first choice.
+    threads = int(_of_first(world, ray.get(reporter.settle_threads.remote(threads))))
     torch.set_num_threads(threads)
     sequences, dataset = _load(job)
     torch.manual_seed(recipe.training.seed)
     model = model_class(recipe.model.name)(recipe.model.config, len(sequences.item_keys))
     run = start(model, recipe.training, world)
     best = _Best(snapshot(model))
-    checkpoint = ray.train.get_checkpoint()
-    if checkpoint:
-        with checkpoint.as_directory() as folder:
-            best.state = load_checkpoint(run, Path(folder))
+    epoch = int(_of_first(world, checkpoints.newest()))
+    if epoch:
+        best.state = checkpoints.load(run, epoch)
     settings = recipe.training
     feed = ResidentFeed(
         sequences.fold(TRAIN), model.max_length, settings.batch_size, settings.seed, settings.random_windows
     )
-    # Without a worker process there is nobody to restart, so nothing to take up again.
-    keep = recipe.training.workers > 0
-    train(run, feed, _validator(recipe, sequences, world), lambda run: _after_epoch(run, best, reporter, keep))
+    validate = _validator(recipe, sequences, world)
+    train(run, feed, validate, lambda run: _after_epoch(run, best, checkpoints, reporter))
     if world.rank:
         return None
     model.load_state_dict(best.state)
     return _publish(job, model, sequences, dataset, _training_metrics(run.progress, threads))
+
+
+def _of_first(world: World, value: float) -> float:
+    """The value that worker 0 has, on all."""
+    return world.sum([value if world.rank == 0 else 0.0])[0]
 
 
 @dataclass
@@ -204,20 +222,15 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _after_epoch(run: Run, best: _Best, reporter: Any, keep: bool) -> None:
+def _after_epoch(run: Run, best: _Best, checkpoints: Checkpoints, reporter: Any) -> None:
     """Keep the best weights, write a checkpoint, tell whoever watches. Every worker reports equally often."""
     if run.progress.best_epoch == run.progress.epoch:
         best.state = snapshot(run.model)
     entry = run.progress.history[-1]
-    if run.world.rank:
-        ray.train.report(entry)
-        return
-    if keep:
-        with tempfile.TemporaryDirectory(prefix="rayrec-checkpoint-") as folder:
-            save_checkpoint(run, best.state, Path(folder))
-            # Returns once the checkpoint is in the storage.
-            ray.train.report(entry, checkpoint=Checkpoint.from_directory(folder))
-    ray.get(reporter.add.remote(entry))
+    if run.world.rank == 0:
+        checkpoints.save(run, best.state)
+        ray.get(reporter.add.remote(entry))
+    ray.train.report(entry)
 
 
 def _load(job: TrainJob) -> tuple[Sequences, Dataset]:
@@ -267,11 +280,17 @@ def _publish(job: TrainJob, model: Recommender, sequences: Sequences, dataset: D
 # ---- what the driver sees while workers train
 
 
-class _EpochLog:
+class _Reporter:
     """An actor that holds the entries of finished epochs; a restarted worker replaces what it repeats."""
 
     def __init__(self) -> None:
         self._entries: dict[int, Metrics] = {}
+        self._threads: int | None = None
+
+    def settle_threads(self, threads: int) -> int:
+        """The number of threads that was proposed first."""
+        self._threads = self._threads or threads
+        return self._threads
 
     def add(self, entry: Metrics) -> None:
         self._entries[int(entry["epoch"])] = entry
@@ -283,7 +302,9 @@ class _EpochLog:
 @contextmanager
 def _progress(on_epoch: Callable[[Metrics], None]) -> Any:
     """An actor for workers to report epochs to, and a thread that passes them on to ``on_epoch``."""
-    actor = ray.remote(num_cpus=0)(_EpochLog).remote()
+    # Beside this process, with which it ends: on another node it could die alone.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    actor = ray.remote(num_cpus=0, scheduling_strategy=here)(_Reporter).remote()
     done = threading.Event()
 
     def drain(last: int) -> int:
