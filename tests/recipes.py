@@ -30,14 +30,14 @@ def write_log(folder: Path, seed: int = 0) -> Path:
     return path
 
 
-def recipe_values(log: Path, **sections: Any) -> dict[str, Any]:
+def recipe_values(log: Path | str, **sections: Any) -> dict[str, Any]:
     """A recipe for `write_log`'s log that trains in seconds, in the calling process."""
     values: dict[str, Any] = {
         "name": "tiny",
         "data": {
             "sources": [{"path": str(log), "columns": {"user": "user", "item": "item", "timestamp": "time"}}],
             "items": {
-                "path": str(log.with_name("items.csv")),
+                "path": str(log).replace("log.csv", "items.csv"),
                 "columns": {"item": "item", "title": "title", "categories": "genres"},
             },
         },
@@ -47,7 +47,7 @@ def recipe_values(log: Path, **sections: Any) -> dict[str, Any]:
     return {**values, **sections}
 
 
-def write_recipe(folder: Path, log: Path, **sections: Any) -> Path:
+def write_recipe(folder: Path, log: Path | str, **sections: Any) -> Path:
     """`recipe_values` as a YAML file."""
     path = folder / "recipe.yaml"
     path.write_text(yaml.safe_dump(recipe_values(log, **sections)), encoding="utf-8")

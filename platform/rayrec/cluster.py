@@ -69,10 +69,11 @@ def connected(storage: Storage | None = None, files: Sequence[str] = (), verbose
     sys.stderr.write(f"on the Ray cluster at {address}\n")
     try:
         ray.init(address=address, log_to_driver=verbose, logging_level=logging.ERROR)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.AuthenticationError) as error:
         raise ClusterError(
             f"no Ray cluster answers at {address}: {str(error).splitlines()[0]} "
-            "Check RAY_ADDRESS, or unset it to have one started."
+            "Check RAY_ADDRESS (and, where the cluster asks for a token, RAY_AUTH_MODE and RAY_AUTH_TOKEN), "
+            "or unset it to have one started."
         ) from error
     _quieten()
     try:

@@ -17,6 +17,8 @@ from rayrec.evaluation.evaluate import evaluate_here
 from rayrec.inference.bundle import open_bundle
 from rayrec.recipe import Recipe
 from rayrec.recipe_files import parse_recipe
+from rayrec.training.checkpoint import Checkpoints, State
+from rayrec.training.loop import Run
 from rayrec.training.train import TrainJob, train_model
 
 USERS, ITEMS = 24, 8
@@ -102,15 +104,33 @@ def test_more_gpus_than_there_are_is_one_message(job: TrainJob) -> None:
 
 
 @pytest.mark.slow
-def test_two_workers_train_what_one_process_does_and_go_on_from_their_checkpoint(
-    job: TrainJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_two_workers_train_what_one_process_does(job: TrainJob) -> None:
     entries: list[dict[str, float]] = []
-    shared = changed(job, workers=2)
-    path = train_model(shared, "shared", entries.append)
+    path = train_model(changed(job, workers=2), "shared", entries.append)
     alone = train_model(job, "alone", lambda _: None)
     assert losses(job, path) == pytest.approx(losses(job, alone), rel=1e-4)
     assert [entry["epoch"] for entry in entries] == [1, 2]
-    # Called again it finds its last checkpoint: nothing is trained twice.
-    assert train_model(shared, "shared", entries.append) == path
-    assert [entry["epoch"] for entry in entries] == [1, 2]
+
+
+def test_an_interrupted_training_goes_on_from_its_checkpoint(job: TrainJob) -> None:
+    whole = train_model(changed(job, epochs=4), "whole", lambda _: None)
+    entries: list[float] = []
+
+    class Interrupted(Exception):
+        pass
+
+    def saved(checkpoints: Checkpoints, run: Run, best: State) -> None:
+        save(checkpoints, run, best)
+        if run.progress.epoch == 2:
+            raise Interrupted
+
+    save = Checkpoints.save
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr(Checkpoints, "save", saved)
+        train_model(changed(job, epochs=4), "interrupted", lambda entry: entries.append(entry["epoch"]))
+    path = train_model(changed(job, epochs=4), "interrupted", lambda entry: entries.append(entry["epoch"]))
+    assert entries[-2:] == [3, 4]
+    assert path == whole
+    # Asked not to resume, it begins anew.
+    train_model(changed(job, epochs=4), "interrupted", lambda entry: entries.append(entry["epoch"]), resume=False)
+    assert entries[-4:] == [1, 2, 3, 4]

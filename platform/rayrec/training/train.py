@@ -7,7 +7,6 @@ import tempfile
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -17,7 +16,6 @@ import ray.train
 import ray.train.torch
 import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rayrec.artifacts import Json, Storage
 from rayrec.data.dataset import Dataset, open_dataset
@@ -34,11 +32,10 @@ from rayrec.recipe import Recipe
 from rayrec.training.checkpoint import Checkpoints, snapshot
 from rayrec.training.feed import ResidentFeed
 from rayrec.training.loop import Metrics, Progress, Run, World, start, train
+from rayrec.training.reports import reporter
 
 MAX_FAILURES = 3
 """How often workers are started again without an epoch done in between."""
-
-POLL_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -78,11 +75,11 @@ def train_model(job: TrainJob, run_name: str, on_epoch: Callable[[Metrics], None
     checkpoints = Checkpoints(job.storage, run_name)
     if not resume:
         checkpoints.clear()
-    with _progress(on_epoch) as reporter:
+    with reporter(on_epoch) as reports:
         while True:
             before = checkpoints.newest()
             try:
-                return cast("str", _value(_fit_by_ray_train(job, checkpoints, reporter)))
+                return cast("str", _value(_fit_by_ray_train(job, checkpoints, reports)))
             except ray.train.TrainingFailedError as error:
                 if checkpoints.newest() > before:
                     # Machines that come and go all night are no reason to give up while there is progress.
@@ -94,12 +91,12 @@ def train_model(job: TrainJob, run_name: str, on_epoch: Callable[[Metrics], None
                 ) from error
 
 
-def _fit_by_ray_train(job: TrainJob, checkpoints: Checkpoints, reporter: Any) -> Any:
+def _fit_by_ray_train(job: TrainJob, checkpoints: Checkpoints, reports: Any) -> Any:
     """Run the workers, started again when they or their nodes die. Returns what rank 0 returned."""
     with tempfile.TemporaryDirectory(prefix="rayrec-train-") as folder:
         trainer = ray.train.torch.TorchTrainer(
             _train_worker,
-            train_loop_config={"job": job, "checkpoints": checkpoints, "reporter": reporter},
+            train_loop_config={"job": job, "checkpoints": checkpoints, "reports": reports},
             scaling_config=_scaling(job.recipe),
             run_config=RunConfig(
                 name=checkpoints.name,
@@ -171,25 +168,25 @@ def _fit(job: TrainJob) -> str | RayrecError:
 def _train_worker(config: dict[str, Any]) -> str | RayrecError | None:
     """What each Ray Train worker runs. Rank 0 publishes and returns the bundle's path."""
     try:
-        return _train_here(config["job"], config["checkpoints"], config["reporter"])
+        return _train_here(config["job"], config["checkpoints"], config["reports"])
     except RayrecError as error:
         # Returned, not raised: a restart would only fail again, and the message must arrive as it is.
         return error
 
 
-def _train_here(job: TrainJob, checkpoints: Checkpoints, reporter: Any) -> str | None:
+def _train_here(job: TrainJob, checkpoints: Checkpoints, reports: Any) -> str | None:
     recipe, context = job.recipe, ray.train.get_context()
     world = World(context.get_world_rank(), context.get_world_size(), ray.train.torch.get_device())
+    epoch = int(_of_first(world, checkpoints.newest()))
     threads = recipe.training.threads or max(1, _cores() // context.get_local_world_size())
     # Sums depend on the number of threads: workers that were started again elsewhere keep to the first choice.
-    threads = int(_of_first(world, ray.get(reporter.settle_threads.remote(threads))))
+    threads = int(_of_first(world, ray.get(reports.begin.remote(world.rank, epoch, threads))))
     torch.set_num_threads(threads)
     sequences, dataset = _load(job)
     torch.manual_seed(recipe.training.seed)
     model = model_class(recipe.model.name)(recipe.model.config, len(sequences.item_keys))
     run = start(model, recipe.training, world)
     best = _Best(snapshot(model))
-    epoch = int(_of_first(world, checkpoints.newest()))
     if epoch:
         best.state = checkpoints.load(run, epoch)
     settings = recipe.training
@@ -197,7 +194,7 @@ def _train_here(job: TrainJob, checkpoints: Checkpoints, reporter: Any) -> str |
         sequences.fold(TRAIN), model.max_length, settings.batch_size, settings.seed, settings.random_windows
     )
     validate = _validator(recipe, sequences, world)
-    train(run, feed, validate, lambda run: _after_epoch(run, best, checkpoints, reporter))
+    train(run, feed, validate, lambda run: _after_epoch(run, best, checkpoints, reports))
     if world.rank:
         return None
     model.load_state_dict(best.state)
@@ -222,14 +219,14 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _after_epoch(run: Run, best: _Best, checkpoints: Checkpoints, reporter: Any) -> None:
+def _after_epoch(run: Run, best: _Best, checkpoints: Checkpoints, reports: Any) -> None:
     """Keep the best weights, write a checkpoint, tell whoever watches. Every worker reports equally often."""
     if run.progress.best_epoch == run.progress.epoch:
         best.state = snapshot(run.model)
     entry = run.progress.history[-1]
     if run.world.rank == 0:
         checkpoints.save(run, best.state)
-        ray.get(reporter.add.remote(entry))
+        ray.get(reports.add.remote(entry))
     ray.train.report(entry)
 
 
@@ -275,55 +272,3 @@ def _publish(job: TrainJob, model: Recommender, sequences: Sequences, dataset: D
     return publish_bundle(
         job.storage, job.bundle_name, model, sequences.item_keys, [*golden, np.zeros(0, np.int64)], lineage, metrics
     )
-
-
-# ---- what the driver sees while workers train
-
-
-class _Reporter:
-    """An actor that holds the entries of finished epochs; a restarted worker replaces what it repeats."""
-
-    def __init__(self) -> None:
-        self._entries: dict[int, Metrics] = {}
-        self._threads: int | None = None
-
-    def settle_threads(self, threads: int) -> int:
-        """The number of threads that was proposed first."""
-        self._threads = self._threads or threads
-        return self._threads
-
-    def add(self, entry: Metrics) -> None:
-        self._entries[int(entry["epoch"])] = entry
-
-    def after(self, epoch: int) -> list[Metrics]:
-        return [entry for number, entry in sorted(self._entries.items()) if number > epoch]
-
-
-@contextmanager
-def _progress(on_epoch: Callable[[Metrics], None]) -> Any:
-    """An actor for workers to report epochs to, and a thread that passes them on to ``on_epoch``."""
-    # Beside this process, with which it ends: on another node it could die alone.
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    actor = ray.remote(num_cpus=0, scheduling_strategy=here)(_Reporter).remote()
-    done = threading.Event()
-
-    def drain(last: int) -> int:
-        for entry in ray.get(actor.after.remote(last)):
-            on_epoch(entry)
-            last = int(entry["epoch"])
-        return last
-
-    def follow() -> None:
-        last = 0
-        while not done.wait(POLL_SECONDS):
-            last = drain(last)
-        drain(last)
-
-    thread = threading.Thread(target=follow, daemon=True)
-    thread.start()
-    try:
-        yield actor
-    finally:
-        done.set()
-        thread.join()
-        ray.kill(actor)

@@ -1,0 +1,139 @@
+"""Machines die: what was begun is taken up, and what comes out is, byte for byte, what would have come out."""
+
+from __future__ import annotations
+
+import random
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from tests.nodes import Driver, Nodes
+from tests.recipes import write_log, write_recipe
+
+from rayrec.artifacts import Storage
+
+EPOCHS = 24
+MODEL = {"name": "sasrec", "dim": 16, "blocks": 1, "max_length": 10, "dropout": 0.2}
+TRAINING = {"epochs": EPOCHS, "batch_size": 4, "learning_rate": 0.001, "patience": EPOCHS, "gpus": "no", "threads": 1}
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def nodes(tmp_path_factory: pytest.TempPathFactory, object_store: dict[str, str]) -> Iterator[Nodes]:
+    """Three nodes that share an object store, and nothing else."""
+    with Nodes(tmp_path_factory.mktemp("nodes"), RAYREC_STORAGE="s3://rayrec/faults", **object_store) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def storage(object_store: dict[str, str]) -> Storage:
+    return Storage.open("s3://rayrec/faults")
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory, storage: Storage) -> Path:
+    """A recipe whose log lies in the object store, as nodes without a common disk need it."""
+    folder = tmp_path_factory.mktemp("recipe")
+    log = write_log(folder)
+    for name in ("log.csv", "items.csv"):
+        storage.replace(f"logs/{name}", log.with_name(name).read_bytes())
+    return write_recipe(folder, "s3://rayrec/faults/logs/log.csv", model=MODEL, training={**TRAINING, "workers": 2})
+
+
+@pytest.fixture(scope="module")
+def undisturbed(nodes: Nodes, recipe: Path, storage: Storage) -> str:
+    """The path of the bundle that comes out when nothing dies; two workers on two nodes made it."""
+    driver = nodes.driver("run", str(recipe))
+    driver.await_epoch(1)
+    workers = nodes.training_workers()
+    assert len(workers) == len(set(workers.values())) == 2, "one worker on each node"
+    assert driver.finish() == 0, driver.output
+    assert "promoted: tiny/1 is the first champion" in driver.output
+    return bundle(storage)
+
+
+def bundle(storage: Storage) -> str:
+    """The bundle of the train stage."""
+    (record,) = storage.list("stages/train")
+    return str(storage.read_json(f"stages/train/{record}")["output"]["bundle"])
+
+
+def forget(storage: Storage, path: str) -> bytes:
+    """Have the same command train again. Returns the weights that it must make again."""
+    weights = storage.read(f"{path}/dense.safetensors")
+    for gone in ("stages/train", "runs", path):
+        storage.remove(gone)
+    return weights
+
+
+def await_end_of(workers: dict[int, Any]) -> None:
+    """Workers end soon after their driver."""
+    deadline = time.monotonic() + 15
+    while any(psutil.pid_exists(pid) for pid in workers):
+        assert time.monotonic() < deadline, "workers go on without their driver"
+        time.sleep(0.05)  # polls processes that are not our children
+
+
+def some_time(driver: Driver, first: int, last: int) -> None:
+    """Wait for a random moment of training."""
+    driver.await_epoch(random.randint(first, last))
+    time.sleep(random.uniform(0, 0.3))
+
+
+def test_nodes_that_share_only_the_storage_run_a_recipe(nodes: Nodes, undisturbed: str, storage: Storage) -> None:
+    made = {path.relative_to(home).parts[1] for home in nodes.homes for path in home.glob("rayrec/*")}
+    # Copies of models, and in the driver's home MLflow, which only drivers use.
+    assert made <= {"cache", "mlflow.db", "mlflow.db.lock", "mlruns"}
+    assert storage.exists(f"{undisturbed}/model.json")
+
+
+def test_a_killed_worker_is_replaced(nodes: Nodes, recipe: Path, undisturbed: str, storage: Storage) -> None:
+    weights = forget(storage, undisturbed)
+    driver = nodes.driver("train", str(recipe))
+    some_time(driver, 3, EPOCHS // 2)
+    nodes.kill_worker()
+    assert driver.finish() == 0, driver.output
+    assert "workers were lost" in driver.output
+    assert bundle(storage) == undisturbed
+    assert storage.read(f"{undisturbed}/dense.safetensors") == weights
+
+
+def test_a_killed_node_is_done_without(nodes: Nodes, recipe: Path, undisturbed: str, storage: Storage) -> None:
+    weights = forget(storage, undisturbed)
+    driver = nodes.driver("train", str(recipe))
+    some_time(driver, 3, EPOCHS // 2)
+    nodes.kill_node()
+    assert driver.finish() == 0, driver.output
+    assert bundle(storage) == undisturbed
+    assert storage.read(f"{undisturbed}/dense.safetensors") == weights
+
+
+def test_a_stopped_and_a_killed_driver_go_on_where_they_were(
+    nodes: Nodes, recipe: Path, undisturbed: str, storage: Storage
+) -> None:
+    weights = forget(storage, undisturbed)
+    stopped = nodes.driver("train", str(recipe))
+    some_time(stopped, 2, EPOCHS // 3)
+    workers = nodes.training_workers()
+    stopped.process.send_signal(signal.SIGTERM)
+    assert stopped.finish() == 143, stopped.output
+    assert "The same command again goes on" in stopped.output
+    await_end_of(workers)
+
+    killed = nodes.driver("train", str(recipe))
+    some_time(killed, EPOCHS // 3 + 1, EPOCHS - 5)
+    assert killed.epochs[0] >= stopped.epochs[-1], "what was done is not done again"
+    workers = nodes.training_workers()
+    killed.kill()
+    await_end_of(workers)
+
+    again = nodes.driver("train", str(recipe))
+    assert again.finish() == 0, again.output
+    assert again.epochs[0] >= killed.epochs[-1]
+    assert bundle(storage) == undisturbed
+    assert storage.read(f"{undisturbed}/dense.safetensors") == weights
