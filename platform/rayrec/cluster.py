@@ -12,7 +12,7 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -90,6 +90,7 @@ def started(cpus: int | None = None, object_store_bytes: int | None = None, verb
     import ray
 
     prepare_environment()
+    _forget_dead_cluster()
     for name in HAPROXY_PORTS:
         # Several such clusters may be on one machine; Serve's own defaults are for one.
         os.environ.setdefault(name, str(free_port()))
@@ -174,12 +175,24 @@ def standing_address() -> str | None:
     running = _standing()
     if running:
         return str(running["address"])
-    # `ray start` notes its address here, and leaves the note behind when it is killed.
-    note = Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray" / "ray_current_cluster"  # noqa: S108 - Ray's own place
-    if not note.is_file():
+    try:
+        address = _note().read_text(encoding="utf-8").strip()
+    except FileNotFoundError:
         return None
-    address = note.read_text(encoding="utf-8").strip()
     return address if _answers(address) else None
+
+
+def _note() -> Path:
+    """Where `ray start` notes its address, to leave the note behind when it is killed."""
+    return Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray" / "ray_current_cluster"  # noqa: S108 - Ray's own place
+
+
+def _forget_dead_cluster() -> None:
+    """Remove a note that leads nowhere: Ray's own processes would follow it, and wait (12 s at the end of training)."""
+    if standing_address() is None:
+        # It may belong to another user.
+        with suppress(PermissionError):
+            _note().unlink(missing_ok=True)
 
 
 def _answers(address: str) -> bool:

@@ -116,16 +116,16 @@ def test_an_interrupted_training_goes_on_from_its_checkpoint(job: TrainJob) -> N
     whole = train_model(changed(job, epochs=4), "whole", lambda _: None)
     entries: list[float] = []
 
-    class Interrupted(Exception):
+    class StoppedError(Exception):
         pass
 
     def saved(checkpoints: Checkpoints, run: Run, best: State) -> None:
         save(checkpoints, run, best)
         if run.progress.epoch == 2:
-            raise Interrupted
+            raise StoppedError
 
     save = Checkpoints.save
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted):
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(StoppedError):
         patch.setattr(Checkpoints, "save", saved)
         train_model(changed(job, epochs=4), "interrupted", lambda entry: entries.append(entry["epoch"]))
     path = train_model(changed(job, epochs=4), "interrupted", lambda entry: entries.append(entry["epoch"]))
