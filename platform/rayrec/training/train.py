@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
 import threading
@@ -33,6 +34,8 @@ from rayrec.training.checkpoint import Checkpoints, snapshot
 from rayrec.training.feed import ResidentFeed
 from rayrec.training.loop import Metrics, Progress, Run, World, start, train
 from rayrec.training.reports import reporter
+
+_LOG = logging.getLogger(__name__)
 
 MAX_FAILURES = 3
 """How often workers are started again without an epoch done in between."""
@@ -105,7 +108,9 @@ def _fit_by_ray_train(job: TrainJob, checkpoints: Checkpoints, reports: Any) -> 
                 failure_config=FailureConfig(max_failures=MAX_FAILURES),
             ),
         )
-        return _in_background(trainer.fit).return_value
+        # Without workers this process trains; a thread could not be interrupted.
+        result = _in_background(trainer.fit) if job.recipe.training.workers else trainer.fit()
+        return result.return_value
 
 
 def _in_background(work: Callable[[], Any]) -> Any:
@@ -130,17 +135,27 @@ def _scaling(recipe: Recipe) -> ScalingConfig:
     """Workers and what each one gets.
 
     Raises:
-        ClusterError: More GPUs are asked for than there are.
+        ClusterError: More GPUs are asked for than there are, and none can join.
     """
     settings = recipe.training
     available = ray.cluster_resources().get("GPU", 0)
     if settings.gpus == "yes" and available < settings.workers:
-        raise ClusterError(
-            f"training.gpus = 'yes' with {settings.workers} workers, but the cluster has {available:g} GPUs. "
-            "Lower training.workers, or set training.gpus to auto."
-        )
-    use_gpu = settings.gpus != "no" and settings.workers > 0 and available >= settings.workers
+        if not _may_grow():
+            raise ClusterError(
+                f"training.gpus = 'yes' with {settings.workers} workers, but the cluster has {available:g} GPUs. "
+                "Lower training.workers, or set training.gpus to auto."
+            )
+        _LOG.warning("training: waiting for GPUs to join, the cluster has %g of %d", available, settings.workers)
+    use_gpu = settings.workers > 0 and (
+        settings.gpus == "yes" or (settings.gpus == "auto" and available >= settings.workers)
+    )
     return ScalingConfig(num_workers=settings.workers, use_gpu=use_gpu)
+
+
+def _may_grow() -> bool:
+    """Whether an autoscaler may add nodes: clusters that have one have several, or a head that runs no work."""
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    return len(nodes) > 1 or not nodes[0]["Resources"].get("CPU")
 
 
 def _value(result: Any) -> Any:
