@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import random
 import re
@@ -11,8 +12,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
+from multiprocessing.connection import Connection
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -29,6 +30,8 @@ class Nodes:
     """A head that runs no work and two nodes with one CPU each, each with a home and a place for temporary files of
     its own: what they share is what they are told to share.
 
+    A process of its own holds them: clients of a head that is gone end the process they are in.
+
     Args:
         folder: Where the nodes' homes go.
         shared: Environment variables of all nodes and of drivers, such as credentials.
@@ -42,12 +45,14 @@ class Nodes:
         # The Ray of the test session has a token of its own, which these nodes would not know.
         self._shared |= {"RAY_AUTH_MODE": "disabled"}
         self._count = 0
+        self._raylets: dict[int, int] = {}
 
     def __enter__(self) -> Nodes:
-        from ray.cluster_utils import Cluster
-
-        with _environment(self._shared):
-            self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **self._own()})
+        context = multiprocessing.get_context("spawn")
+        self._calls, theirs = context.Pipe()
+        self._holder = context.Process(target=_hold, args=(theirs, self._shared))
+        self._holder.start()
+        self.address: str = self._ask("start", 0, self._home("node-0"))
         for _ in range(2):
             self.add()
         return self
@@ -55,44 +60,35 @@ class Nodes:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for node in [*self.cluster.worker_nodes, self.cluster.head_node]:
-            self.cluster.remove_node(node, allow_graceful=False)
+        for node in [*self._raylets, 0]:
+            self._ask("kill", node)
+        self._calls.send(("end",))
+        self._holder.join()
         shutil.rmtree(self._temporary, ignore_errors=True)
 
     def add(self) -> None:
         """One more node."""
-        with _environment(self._shared):
-            self.cluster.add_node(num_cpus=1, **self._own())
+        self._count += 1
+        self._raylets[self._count] = self._ask("start", self._count, self._home(f"node-{self._count}"))
 
     @property
     def homes(self) -> list[Path]:
         """The home of every node there has been, and of the driver."""
         return sorted(self._folder.glob("home-*"))
 
-    def _own(self) -> dict[str, Any]:
-        """Arguments of a node."""
-        self._count += 1
-        return {"env_vars": self._with_home(f"node-{self._count}"), "include_dashboard": False}
-
-    def _with_home(self, name: str) -> dict[str, str]:
-        home = self._folder / f"home-{name}"
-        (home / "tmp").mkdir(parents=True, exist_ok=True)
-        return {**self._shared, "HOME": str(home), "RAYREC_HOME": str(home / "rayrec"), "TMPDIR": str(home / "tmp")}
-
     def driver(self, *arguments: str) -> Driver:
         """``rayrec ARGUMENTS``, begun on this cluster."""
-        environment = {**os.environ, **self._with_home("driver"), "RAY_ADDRESS": self.cluster.address}
+        environment = {**os.environ, **self._shared, **self._home("driver"), "RAY_ADDRESS": self.address}
         return Driver(arguments, environment, self._folder)
 
-    def training_workers(self) -> dict[int, Any]:
-        """Processes that train now, with the node each one is on."""
-        found = {}
-        for node in self.cluster.worker_nodes:
-            for raylet in node.all_processes["raylet"]:
-                for child in psutil.Process(raylet.process.pid).children():
-                    if TRAIN_WORKER in " ".join(child.cmdline()):
-                        found[child.pid] = node
-        return found
+    def training_workers(self) -> dict[int, int]:
+        """Process ids of those that train now, with the node each one is on."""
+        return {
+            child.pid: node
+            for node, raylet in self._raylets.items()
+            for child in psutil.Process(raylet).children()
+            if TRAIN_WORKER in " ".join(child.cmdline())
+        }
 
     def kill_worker(self) -> None:
         """SIGKILL one that trains."""
@@ -100,15 +96,51 @@ class Nodes:
 
     def kill_node(self) -> None:
         """SIGKILL everything on a node that trains, and let a new one join."""
-        workers = self.training_workers()
-        victim = workers[random.choice(sorted(workers))]
-        gone = [child for p in victim.all_processes["raylet"] for child in psutil.Process(p.process.pid).children()]
-        self.cluster.remove_node(victim, allow_graceful=False)
-        for child in gone:
+        node = random.choice(sorted(self.training_workers().values()))
+        processes = psutil.Process(self._raylets.pop(node)).children()
+        self._ask("kill", node)
+        for process in processes:
             # A machine takes all its processes with it.
             with suppress(psutil.NoSuchProcess):
-                child.kill()
+                process.kill()
         self.add()
+
+    def kill_head(self) -> None:
+        """SIGKILL everything on the head, where drivers are."""
+        self._ask("kill", 0)
+
+    def _home(self, name: str) -> dict[str, str]:
+        home = self._folder / f"home-{name}"
+        (home / "tmp").mkdir(parents=True, exist_ok=True)
+        return {"HOME": str(home), "RAYREC_HOME": str(home / "rayrec"), "TMPDIR": str(home / "tmp")}
+
+    def _ask(self, *call: Any) -> Any:
+        self._calls.send(call)
+        answer = self._calls.recv()
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+def _hold(calls: Connection, shared: dict[str, str]) -> None:
+    """Start and kill nodes as asked, until told to end."""
+    os.environ.update(shared)
+    from ray.cluster_utils import Cluster
+
+    cluster, nodes = Cluster(), {}
+    while (call := calls.recv())[0] != "end":
+        verb, number, *environment = call
+        try:
+            if verb == "kill":
+                node = nodes.pop(number, None)
+                calls.send(cluster.remove_node(node, allow_graceful=False) if node else None)
+            else:
+                own = {"env_vars": {**shared, **environment[0]}, "include_dashboard": False}
+                nodes[number] = cluster.add_node(num_cpus=1 if number else 0, **own)
+                raylet = nodes[number].all_processes["raylet"][0].process.pid
+                calls.send(raylet if number else cluster.address)
+        except Exception as error:
+            calls.send(error)
 
 
 class Driver:
@@ -157,15 +189,3 @@ def _source() -> str:
     import rayrec
 
     return str(Path(rayrec.__file__).parents[1])
-
-
-@contextmanager
-def _environment(variables: dict[str, str]) -> Iterator[None]:
-    """Set variables of this process for as long as the block lasts: processes started in it inherit them."""
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)

@@ -20,11 +20,14 @@ from rayrec.errors import ModelError, StorageError
 FILES = {"weights.bin": b"w" * 1000, "tables/item.bin": b"i" * 10, "empty": b""}
 
 
-@pytest.fixture(params=["local", "memory"])
+@pytest.fixture(params=["local", "memory", "s3"])
 def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Storage]:
-    """A storage on this machine, and one that is not."""
+    """A storage on this machine, and two that are not."""
     monkeypatch.setenv("RAYREC_HOME", str(tmp_path / "home"))
-    yield Storage.open(tmp_path / "storage" if request.param == "local" else f"memory://{tmp_path.name}")
+    if request.param == "s3":
+        request.getfixturevalue("object_store")
+    uris = {"memory": f"memory://{tmp_path.name}", "s3": f"s3://rayrec/{tmp_path.name}"}
+    yield Storage.open(uris.get(request.param, tmp_path / "storage"))
     fsspec.filesystem("memory").store.clear()
 
 
@@ -237,3 +240,35 @@ def test_a_changed_line_changes_the_version_of_its_room_and_no_other(
     (copy / "models" / "sasrec.py").write_text((copy / "models" / "sasrec.py").read_text() + "# changed\n")
     assert [room for room in rooms if code_version(room) != before[room]] == ["models"]
     assert code_version("models", "metrics") == code_version("metrics", "models")
+
+
+# ---- places that cannot be used
+
+
+def test_a_bucket_that_is_not_there_is_not_made(object_store: dict[str, str]) -> None:
+    with pytest.raises(StorageError, match="there is no such bucket"):
+        Storage.open("s3://no-such-bucket/folder")
+
+
+def test_an_object_store_that_does_not_answer_is_one_message(
+    object_store: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    fsspec.filesystem("s3").clear_instance_cache()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    with pytest.raises(StorageError, match="Could not connect to the endpoint"):
+        Storage.open("s3://rayrec/folder")
+    fsspec.filesystem("s3").clear_instance_cache()
+
+
+def test_a_home_is_a_folder_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAYREC_HOME", "s3://bucket/home")
+    with pytest.raises(StorageError, match="Set RAYREC_STORAGE to it instead"):
+        Storage.open()
+
+
+def test_the_default_storage_is_that_of_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAYREC_HOME", str(tmp_path / "home"))
+    assert Storage.open().uri == str(tmp_path / "home")
+    monkeypatch.setenv("RAYREC_STORAGE", str(tmp_path / "elsewhere"))
+    assert Storage.open().uri == str(tmp_path / "elsewhere")

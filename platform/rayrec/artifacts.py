@@ -99,11 +99,24 @@ class Storage:
         if "\0" in text:
             raise StorageError(f"storage {text!r} cannot be used: it holds a NUL character.")
         with storage._reporting("", "open"):
-            if not storage._in_bucket:
+            if storage.uri.partition("://")[0] in OBJECT_STORES:
+                storage._require_bucket()
+            else:
                 storage.filesystem.makedirs(storage.root, exist_ok=True)
-            elif not storage.filesystem.exists(storage.root.split("/")[0]):
-                raise StorageError(f"storage '{text}' cannot be used: there is no such bucket. Make it, or correct it.")
         return storage
+
+    def _require_bucket(self) -> None:
+        """Listing the folder tells whether the store answers; where it is empty, the bucket itself is asked for."""
+        try:
+            self.filesystem.ls(self.root)
+        except FileNotFoundError:
+            try:
+                # Who may use the folder need not be allowed to list the whole bucket.
+                with suppress(PermissionError):
+                    self.filesystem.ls(self.root.split("/")[0])
+            except FileNotFoundError as error:
+                message = f"storage '{self.uri}' cannot be used: there is no such bucket. Make it, or correct the name."
+                raise StorageError(message) from error
 
     @property
     def filesystem(self) -> fsspec.AbstractFileSystem:
@@ -122,10 +135,6 @@ class Storage:
             return cast("tuple[Any, str]", fsspec.core.url_to_fs(self.uri, use_listings_cache=False))
         except (ImportError, ValueError) as error:
             raise StorageError(f"storage '{self.uri}' cannot be used: {error}") from error
-
-    @property
-    def _in_bucket(self) -> bool:
-        return self.uri.partition("://")[0] in OBJECT_STORES
 
     @property
     def is_local(self) -> bool:

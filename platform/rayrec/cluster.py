@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import fsspec
+import psutil
 
 from rayrec.artifacts import Json, Storage, home
 from rayrec.errors import ClusterError
@@ -164,8 +165,8 @@ def stop_standing() -> Json:
     running = _standing()
     if not running:
         raise ClusterError("no cluster of rayrec is running on this machine. `rayrec start` starts one.")
-    # It leads a session of its own: the group is its raylet, GCS, dashboard and workers.
-    _end_group(running["pid"])
+    # It leads a session of its own: its raylet, GCS, dashboard, workers and proxies.
+    end_session(running["pid"])
     _state_file().unlink(missing_ok=True)
     return running
 
@@ -336,25 +337,25 @@ def _await_start(process: subprocess.Popen[Any], state: Json, log: Path) -> None
             last = [line for line in text.splitlines() if line.strip()][-1:] or ["no output"]
             raise ClusterError(f"Ray did not start: {last[0]} (all of it: {log}).")
         time.sleep(0.2)  # polls a process that has no event to wait for
-    _end_group(process.pid)
+    end_session(process.pid)
     raise ClusterError(f"Ray did not start within {START_SECONDS} s; see {log}. Is {state['address']} free?")
 
 
-def _end_group(pid: int) -> None:
-    """SIGTERM to a process group, SIGKILL if it lingers."""
+def end_session(leader: int) -> None:
+    """End every process of a session: SIGTERM, and SIGKILL to those that linger.
+
+    Ray's own processes are one process group, but Serve's HAProxy leads another, and outlives them.
+    """
     for sent in (signal.SIGTERM, signal.SIGKILL):
-        try:
-            os.killpg(pid, sent)
-        except ProcessLookupError:
-            return
-        deadline = time.monotonic() + STOP_SECONDS
-        while time.monotonic() < deadline and _group_alive(pid):
-            time.sleep(0.1)  # polls processes that are not our children
+        members = [process for process in psutil.process_iter() if _session_of(process.pid) == leader]
+        for process in members:
+            with suppress(psutil.NoSuchProcess):
+                process.send_signal(sent)
+        psutil.wait_procs(members, timeout=STOP_SECONDS)
 
 
-def _group_alive(pid: int) -> bool:
+def _session_of(pid: int) -> int | None:
     try:
-        os.killpg(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
+        return os.getsid(pid)
+    except (ProcessLookupError, PermissionError):
+        return None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import tempfile
 import time
@@ -14,7 +13,7 @@ from pathlib import Path
 
 import httpx
 
-from rayrec.cluster import SETTINGS, free_port
+from rayrec.cluster import SETTINGS, end_session, free_port
 
 ROOT = Path(__file__).parents[2]
 START_SECONDS = 60
@@ -69,8 +68,7 @@ def head(python: str, home: Path, **variables: str) -> Iterator[Head]:
             _await(process, url, log)
             yield Head(python, url, environment)
         finally:
-            os.killpg(process.pid, signal.SIGTERM)
-            process.wait(30)
+            end_session(process.pid)
 
 
 def _await(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
