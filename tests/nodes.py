@@ -97,12 +97,8 @@ class Nodes:
     def kill_node(self) -> None:
         """SIGKILL everything on a node that trains, and let a new one join."""
         node = random.choice(sorted(self.training_workers().values()))
-        processes = psutil.Process(self._raylets.pop(node)).children()
+        del self._raylets[node]
         self._ask("kill", node)
-        for process in processes:
-            # A machine takes all its processes with it.
-            with suppress(psutil.NoSuchProcess):
-                process.kill()
         self.add()
 
     def kill_head(self) -> None:
@@ -132,8 +128,9 @@ def _hold(calls: Connection, shared: dict[str, str]) -> None:
         verb, number, *environment = call
         try:
             if verb == "kill":
-                node = nodes.pop(number, None)
-                calls.send(cluster.remove_node(node, allow_graceful=False) if node else None)
+                if number in nodes:
+                    _kill(cluster, nodes.pop(number))
+                calls.send(None)
             else:
                 own = {"env_vars": {**shared, **environment[0]}, "include_dashboard": False}
                 nodes[number] = cluster.add_node(num_cpus=1 if number else 0, **own)
@@ -141,6 +138,16 @@ def _hold(calls: Connection, shared: dict[str, str]) -> None:
                 calls.send(raylet if number else cluster.address)
         except Exception as error:
             calls.send(error)
+
+
+def _kill(cluster: Any, node: Any) -> None:
+    """A machine takes all its processes with it."""
+    raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
+    processes = raylet.children(recursive=True)
+    cluster.remove_node(node, allow_graceful=False)
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 class Driver:

@@ -16,7 +16,7 @@ from tests.recipes import write_log, write_recipe
 
 from rayrec.artifacts import Storage
 
-EPOCHS = 18
+EPOCHS = 24
 MODEL = {"name": "sasrec", "dim": 16, "blocks": 1, "max_length": 10, "dropout": 0.2}
 TRAINING = {"epochs": EPOCHS, "batch_size": 4, "learning_rate": 0.001, "patience": EPOCHS, "gpus": "no", "threads": 1}
 
@@ -92,38 +92,23 @@ def test_nodes_that_share_only_the_storage_run_a_recipe(nodes: Nodes, undisturbe
     assert storage.exists(f"{undisturbed}/model.json")
 
 
-def test_a_killed_worker_is_replaced(nodes: Nodes, recipe: Path, undisturbed: str, storage: Storage) -> None:
+def test_whatever_dies_the_weights_are_the_same(nodes: Nodes, recipe: Path, undisturbed: str, storage: Storage) -> None:
     weights = forget(storage, undisturbed)
     driver = nodes.driver("train", str(recipe))
-    some_time(driver, 3, EPOCHS // 2)
+    some_time(driver, 2, EPOCHS // 4)
     nodes.kill_worker()
-    assert driver.finish() == 0, driver.output
-    assert "workers were lost" in driver.output
-    assert bundle(storage) == undisturbed
-    assert storage.read(f"{undisturbed}/dense.safetensors") == weights
-
-
-def test_a_killed_node_is_done_without(nodes: Nodes, recipe: Path, undisturbed: str, storage: Storage) -> None:
-    weights = forget(storage, undisturbed)
-    driver = nodes.driver("train", str(recipe))
-    some_time(driver, 3, EPOCHS // 2)
+    some_time(driver, EPOCHS // 3, EPOCHS // 2)
+    assert driver.output.count("workers were lost") == 1, driver.output
     nodes.kill_node()
-    assert driver.finish() == 0, driver.output
-    assert bundle(storage) == undisturbed
-    assert storage.read(f"{undisturbed}/dense.safetensors") == weights
-
-
-def test_a_killed_driver_is_run_again(nodes: Nodes, recipe: Path, undisturbed: str, storage: Storage) -> None:
-    weights = forget(storage, undisturbed)
-    killed = nodes.driver("train", str(recipe))
-    some_time(killed, 3, EPOCHS // 2)
+    some_time(driver, EPOCHS // 2 + 3, EPOCHS - 4)
+    assert driver.output.count("workers were lost") == 2, driver.output
     workers = nodes.training_workers()
-    killed.kill()
+    driver.kill()
     await_end_of(workers)
 
     again = nodes.driver("train", str(recipe))
     assert again.finish() == 0, again.output
-    assert again.epochs[0] > killed.epochs[-1], "what was done is not done again"
+    assert again.epochs[0] >= driver.epochs[-1], "what was done is not done again"
     assert bundle(storage) == undisturbed
     assert storage.read(f"{undisturbed}/dense.safetensors") == weights
 
@@ -141,4 +126,16 @@ def test_a_storage_that_other_nodes_cannot_reach_is_one_message(nodes: Nodes, re
     driver = nodes.driver("train", str(recipe), "--set", "storage=memory://only-here")
     assert driver.finish() == 2, driver.output
     assert "cannot reach storage 'memory://only-here'" in driver.output
+    assert "Traceback" not in driver.output
+
+
+def test_a_head_that_dies_is_one_message(nodes: Nodes, recipe: Path, undisturbed: str, storage: Storage) -> None:
+    # The last test of this file: these nodes are of no use afterwards.
+    forget(storage, undisturbed)
+    driver = nodes.driver("train", str(recipe))
+    some_time(driver, 2, EPOCHS // 2)
+    nodes.kill_head()
+    assert driver.finish() == 2, driver.output
+    assert "lost what this command needs" in driver.output
+    assert "the same command goes on where this one stopped" in driver.output
     assert "Traceback" not in driver.output

@@ -78,9 +78,10 @@ def connected(storage: Storage | None = None, files: Sequence[str] = (), verbose
         ) from error
     _quieten()
     try:
-        if storage is not None:
-            _check_nodes(storage, files)
-        yield
+        with _reporting_loss(address):
+            if storage is not None:
+                _check_nodes(storage, files)
+            yield
     finally:
         ray.shutdown()
 
@@ -108,6 +109,30 @@ def started(cpus: int | None = None, object_store_bytes: int | None = None, verb
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _reporting_loss(address: str) -> Iterator[None]:
+    """One message when the head, or all that could do the work, is gone. What a task itself raises stays as it is."""
+    from ray import exceptions
+
+    lost = (
+        exceptions.RayActorError,
+        exceptions.RaySystemError,
+        exceptions.NodeDiedError,
+        exceptions.WorkerCrashedError,
+        exceptions.LocalRayletDiedError,
+        exceptions.ObjectLostError,
+        exceptions.OutOfMemoryError,
+        exceptions.RpcError,
+    )
+    try:
+        yield
+    except lost as error:
+        raise ClusterError(
+            f"the Ray cluster at {address} lost what this command needs: {str(error).strip().splitlines()[0]} "
+            "Once there is a cluster again, the same command goes on where this one stopped."
+        ) from error
 
 
 def free_port() -> int:

@@ -11,6 +11,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from rayrec.errors import RayrecError
 from rayrec.training.loop import Metrics
 
 _LOG = logging.getLogger(__name__)
@@ -60,17 +61,23 @@ def reporter(on_epoch: Callable[[Metrics], None]) -> Iterator[Any]:
 
 
 def _follow(actor: Any, on_epoch: Callable[[Metrics], None], ended: threading.Event) -> None:
-    last, begun = 0, 0
-    while True:
-        # Asked before the last look, so that nothing reported until then is missed.
+    last, begun, over = 0, 0, False
+    while not over:
+        # Asked before the look, so that nothing reported until then is missed.
         over = ended.wait(POLL_SECONDS)
-        entries, starts = ray.get(actor.since.remote(last, begun))
+        try:
+            entries, starts = ray.get(actor.since.remote(last, begun))
+        except ray.exceptions.RayError:
+            # The actor is beside the driver: the cluster is gone, of which the main thread tells.
+            return
         for position, epoch in enumerate(starts, begun):
             if position:
                 _LOG.warning("training: workers were lost; started again, they go on after epoch %d", epoch)
-        for entry in entries:
-            on_epoch(entry)
-            last = int(entry["epoch"])
         begun += len(starts)
-        if over:
-            return
+        for entry in entries:
+            last = int(entry["epoch"])
+            try:
+                on_epoch(entry)
+            except RayrecError as error:
+                # No reason to stop training; the stage fails at its end if it still cannot be tracked.
+                _LOG.warning("training: epoch %d could not be reported: %s", last, error)
