@@ -242,6 +242,14 @@ def test_a_changed_line_changes_the_version_of_its_room_and_no_other(
     assert code_version("models", "metrics") == code_version("metrics", "models")
 
 
+def test_what_was_cut_off_is_no_artifact_but_is_found(place: Storage) -> None:
+    place.write_new("datasets/d/.tmp-1/partition/x.parquet", b"half")
+    place.write_new("datasets/d/.tmp-1/y.parquet", b"half")
+    place.write_new("datasets/d/manifests/000001.json", b"{}")
+    assert place.list("datasets/d") == ["manifests"]
+    assert place.temporaries() == ["datasets/d/.tmp-1"]
+
+
 # ---- places that cannot be used
 
 

@@ -179,3 +179,12 @@ def test_what_is_young_is_no_garbage(storage: Storage, tmp_path: Path) -> None:
     run(storage, write_log(tmp_path), model={"name": "popularity"})
 
     assert find_garbage(storage, keep=0, older_than_hours=1).paths == []
+
+
+def test_what_a_killed_run_left_half_written_is_garbage(storage: Storage) -> None:
+    storage.write_new("datasets/tiny/.tmp-1/partition-00000/x.parquet", b"half")
+    assert find_garbage(storage, keep=5, older_than_hours=24).paths == []
+    garbage = find_garbage(storage, keep=5, older_than_hours=0)
+    assert garbage.paths == ["datasets/tiny/.tmp-1"]
+    collect_garbage(storage, garbage)
+    assert storage.temporaries() == []

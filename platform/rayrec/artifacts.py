@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -27,6 +27,9 @@ Json = dict[str, Any]
 DIGEST_LENGTH = 16
 """Hexadecimal digits of a digest in a file's name: 64 bits; the full SHA-256 stands in the manifest."""
 
+
+TEMPORARY = ".tmp-"
+"""How names begin that are no artifacts, not yet or never."""
 
 OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "abfs", "az"}
 """Protocols whose paths begin with a bucket, which is never made on the way."""
@@ -176,7 +179,14 @@ class Storage:
                 found = self.filesystem.ls(self.full(path), detail=False, refresh=True)
             except FileNotFoundError:
                 return []
-        return sorted(PurePosixPath(name).name for name in found if not PurePosixPath(name).name.startswith(".tmp-"))
+        return sorted(PurePosixPath(name).name for name in found if not PurePosixPath(name).name.startswith(TEMPORARY))
+
+    def temporaries(self) -> Sequence[str]:
+        """What was cut off while it was written, by whom a kill left no time to clean up. Lists the whole storage."""
+        with self._reporting("", "list"):
+            inside = [PurePosixPath(file).relative_to(self.root).parts for file in self.filesystem.find(self.root)]
+        marked = [(parts, [part.startswith(TEMPORARY) for part in parts]) for parts in inside]
+        return sorted({"/".join(parts[: flags.index(True) + 1]) for parts, flags in marked if any(flags)})
 
     def write_new(self, path: str, data: bytes) -> bool:
         """Write a file that must not exist yet; atomic. False, and nothing written, when it does."""
@@ -220,7 +230,7 @@ class Storage:
         """Through a temporary file beside it, flushed to the disk before it gets its name. False when that is taken."""
         target = Path(self.full(path))
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.parent / f".tmp-{uuid.uuid4().hex}"
+        temporary = target.parent / f"{TEMPORARY}{uuid.uuid4().hex}"
         try:
             with temporary.open("wb") as file:
                 file.write(data)

@@ -19,7 +19,7 @@ from typing import Any, cast
 import fsspec
 import psutil
 
-from rayrec.artifacts import Json, Storage, home
+from rayrec.artifacts import TEMPORARY, Json, Storage, home
 from rayrec.errors import ClusterError
 
 SERVE_SETTINGS = {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"}
@@ -31,6 +31,8 @@ SETTINGS = {
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "3",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    # How long Ray Data keeps resources for a driver that is gone; a living one asks anew every 10 s.
+    "RAY_DATA_AUTOSCALING_REQUEST_EXPIRE_TIME_S": "30",
     "RAY_USAGE_STATS_ENABLED": "0",
     # A head that is told to end ends, instead of draining for half a minute with nowhere to drain to.
     "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
@@ -284,7 +286,7 @@ def _check_nodes(storage: Storage, files: Sequence[str]) -> None:
             f"warning: this node runs no work, and storage '{storage.uri}' is a path on it. "
             "It must be a folder that the nodes to come share.\n"
         )
-    marker = f".reachable-{uuid.uuid4().hex}"
+    marker = f"{TEMPORARY}{uuid.uuid4().hex}"
     storage.write_new(marker, b"")
     try:
         task = ray.remote(num_cpus=0, max_retries=0)(_out_of_reach)

@@ -114,6 +114,7 @@ def _live_records(storage: Storage, paths: set[str], versions: set[tuple[str, in
 
 def _artifacts(storage: Storage) -> Iterator[str]:
     """Everything that can be garbage."""
+    yield from storage.temporaries()
     yield from _stage_records(storage)
     for folder in ("releases", "evaluations", "runs"):
         yield from (f"{folder}/{name}" for name in storage.list(folder))

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 
 import fsspec
 
-from rayrec.artifacts import Json, Storage, short_digest
+from rayrec.artifacts import TEMPORARY, Json, Storage, short_digest
 from rayrec.data import samples, simulator
 from rayrec.errors import DataError
 from rayrec.recipe import Recipe, TableSource
@@ -91,7 +91,7 @@ def _last_file(name: str) -> str:
 
 def _simulate(folder: Path) -> None:
     """Under another name first: half a log, left by an interrupted run, would pass for the whole one."""
-    temporary = folder.with_name(f".tmp-{uuid.uuid4().hex}")
+    temporary = folder.with_name(f"{TEMPORARY}{uuid.uuid4().hex}")
     simulator.write(simulator.simulate(**SIMULATION), temporary)
     folder.mkdir(parents=True, exist_ok=True)
     for file in sorted(temporary.iterdir(), key=lambda file: file.name == _last_file("simulated")):

@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import ray
 
-from rayrec.artifacts import Json, Storage, canonical, digest
+from rayrec.artifacts import TEMPORARY, Json, Storage, canonical, digest
 from rayrec.data.blocks import require_columns
 from rayrec.data.cleaning import clean_events, empty_events
 from rayrec.data.dataset import Dataset, publish_manifest, write_table
@@ -63,7 +63,7 @@ def prepare(recipe: Recipe, storage: Storage) -> Prepared:
     _warn_of_untimed(recipe)
     provide(recipe, storage)
     files = list_files(list(recipe.data.sources), storage)
-    workspace = f"datasets/{recipe.name}/.tmp-{uuid.uuid4().hex[:12]}"
+    workspace = f"datasets/{recipe.name}/{TEMPORARY}{uuid.uuid4().hex[:12]}"
     try:
         partitions = min(MAX_PARTITIONS, 1 + sum(file.size for file in files) // PARTITION_BYTES)
         read = run_pass(
