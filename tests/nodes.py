@@ -50,7 +50,7 @@ class Nodes:
     def __enter__(self) -> Nodes:
         context = multiprocessing.get_context("spawn")
         self._calls, theirs = context.Pipe()
-        self._holder = context.Process(target=_hold, args=(theirs, self._shared))
+        self._holder = context.Process(target=_hold, args=(theirs, self._shared), daemon=True)
         self._holder.start()
         self.address: str = self._ask("start", 0, self._home("node-0"))
         for _ in range(2):
@@ -60,10 +60,12 @@ class Nodes:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for node in [*self._raylets, 0]:
-            self._ask("kill", node)
-        self._calls.send(("end",))
-        self._holder.join()
+        try:
+            for node in [*self._raylets, 0]:
+                self._ask("kill", node)
+        finally:
+            self._calls.send(("end",))
+            self._holder.join()
         shutil.rmtree(self._temporary, ignore_errors=True)
 
     def add(self) -> None:
@@ -142,8 +144,9 @@ def _hold(calls: Connection, shared: dict[str, str]) -> None:
 
 def _kill(cluster: Any, node: Any) -> None:
     """A machine takes all its processes with it."""
-    raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
-    processes = raylet.children(recursive=True)
+    processes: list[psutil.Process] = []
+    with suppress(psutil.NoSuchProcess):
+        processes = psutil.Process(node.all_processes["raylet"][0].process.pid).children(recursive=True)
     cluster.remove_node(node, allow_graceful=False)
     for process in processes:
         with suppress(psutil.NoSuchProcess):

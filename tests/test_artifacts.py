@@ -243,11 +243,12 @@ def test_a_changed_line_changes_the_version_of_its_room_and_no_other(
 
 
 def test_what_was_cut_off_is_no_artifact_but_is_found(place: Storage) -> None:
-    place.write_new("datasets/d/.tmp-1/partition/x.parquet", b"half")
-    place.write_new("datasets/d/.tmp-1/y.parquet", b"half")
+    place.write_new("datasets/d/.tmp-0123456789ab/partition/x.parquet", b"half")
+    place.write_new("datasets/d/.tmp-0123456789ab/y.parquet", b"half")
+    place.write_new("others/.tmp-0123456789ab", b"of another program")
     place.write_new("datasets/d/manifests/000001.json", b"{}")
     assert place.list("datasets/d") == ["manifests"]
-    assert place.temporaries() == ["datasets/d/.tmp-1"]
+    assert place.temporaries() == ["datasets/d/.tmp-0123456789ab"]
 
 
 # ---- places that cannot be used

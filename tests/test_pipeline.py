@@ -182,9 +182,9 @@ def test_what_is_young_is_no_garbage(storage: Storage, tmp_path: Path) -> None:
 
 
 def test_what_a_killed_run_left_half_written_is_garbage(storage: Storage) -> None:
-    storage.write_new("datasets/tiny/.tmp-1/partition-00000/x.parquet", b"half")
+    storage.write_new("datasets/tiny/.tmp-0123456789ab/partition-00000/x.parquet", b"half")
     assert find_garbage(storage, keep=5, older_than_hours=24).paths == []
     garbage = find_garbage(storage, keep=5, older_than_hours=0)
-    assert garbage.paths == ["datasets/tiny/.tmp-1"]
+    assert garbage.paths == ["datasets/tiny/.tmp-0123456789ab"]
     collect_garbage(storage, garbage)
     assert storage.temporaries() == []

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -30,6 +31,10 @@ DIGEST_LENGTH = 16
 
 TEMPORARY = ".tmp-"
 """How names begin that are no artifacts, not yet or never."""
+
+CUT_OFF = re.compile(rf"{re.escape(TEMPORARY)}[0-9a-f]{{12,32}}")
+ROOMS = ("datasets", "evaluations", "models", "releases", "runs", "sources", "stages")
+"""The folders of a storage."""
 
 OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "abfs", "az"}
 """Protocols whose paths begin with a bucket, which is never made on the way."""
@@ -182,10 +187,14 @@ class Storage:
         return sorted(PurePosixPath(name).name for name in found if not PurePosixPath(name).name.startswith(TEMPORARY))
 
     def temporaries(self) -> Sequence[str]:
-        """What was cut off while it was written, by whom a kill left no time to clean up. Lists the whole storage."""
+        """What was cut off while it was written, by whom a kill left no time to clean up.
+
+        Looked for in the folders that rayrec makes: others may keep things beside them.
+        """
         with self._reporting("", "list"):
-            inside = [PurePosixPath(file).relative_to(self.root).parts for file in self.filesystem.find(self.root)]
-        marked = [(parts, [part.startswith(TEMPORARY) for part in parts]) for parts in inside]
+            files = [file for room in ROOMS for file in self.filesystem.find(self.full(room))]
+        inside = [PurePosixPath(file).relative_to(self.root).parts for file in files]
+        marked = [(parts, [bool(CUT_OFF.fullmatch(part)) for part in parts]) for parts in inside]
         return sorted({"/".join(parts[: flags.index(True) + 1]) for parts, flags in marked if any(flags)})
 
     def write_new(self, path: str, data: bytes) -> bool:
@@ -214,12 +223,17 @@ class Storage:
         return path
 
     def modified(self, path: str) -> float:
-        """When a file, or the latest file of a folder, was written: seconds since the epoch."""
+        """When a file, or the latest file of a folder, was written: seconds since the epoch.
+
+        FileNotFoundError when there is none: a folder that has just become empty is of no age.
+        """
         with self._reporting(path, "read"):
             full = self.full(path)
             files = self.filesystem.find(full) if self.filesystem.isdir(full) else [full]
             times = [self.filesystem.modified(file).timestamp() for file in files]
-        return max(times, default=0.0)
+        if not times:
+            raise FileNotFoundError(full)
+        return max(times)
 
     def remove(self, path: str) -> None:
         """Remove a file or a folder with all it holds."""

@@ -282,7 +282,9 @@ def serve(
     storage = Storage.open(registered.storage)
     settings = Serving(**open_release(storage, registered.digest).content["serving"])
     given = {key: value for key, value in {"host": host, "port": port}.items() if value is not None}
-    with _cluster(storage, verbose):
+    # Whoever serves need not be allowed to write there.
+    release = storage.url(f"releases/{registered.digest}.json")
+    with _cluster(None, verbose, [release]):
         _serve_until_signal(reference, settings.model_copy(update=given), False)
 
 
@@ -326,7 +328,7 @@ def version() -> None:
 
 
 def _load(recipe: str, overrides: list[str] | None, data: str | None) -> tuple[Recipe, Storage, list[str]]:
-    """The recipe, its storage, and the files it reads."""
+    """The recipe, its storage, and a file of each of its sources."""
     from rayrec.artifacts import Storage
     from rayrec.data.files import check_sources
     from rayrec.recipe_files import load_recipe
@@ -336,11 +338,11 @@ def _load(recipe: str, overrides: list[str] | None, data: str | None) -> tuple[R
     loaded = load_recipe(recipe, overrides or [], data == "simulated")
     storage = Storage.open(loaded.storage)
     files = check_sources(loaded, storage)
-    return loaded, storage, [file.uri for file in files]
+    return loaded, storage, list({file.source: file.uri for file in files}.values())
 
 
 @contextmanager
-def _cluster(storage: Storage, verbose: bool, files: Sequence[str] = ()) -> Iterator[TextIO]:
+def _cluster(storage: Storage | None, verbose: bool, files: Sequence[str] = ()) -> Iterator[TextIO]:
     """Connected to Ray, which prints to stdout now and then: that goes to stderr. Gives the real stdout."""
     from rayrec.cluster import connected
     from rayrec.terminal import waiting

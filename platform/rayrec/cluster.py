@@ -42,6 +42,7 @@ START_SECONDS = 60
 CONNECT_SECONDS = 3
 STOP_SECONDS = 20
 NODE_SECONDS = 60
+CLOCK_SECONDS = 5
 
 
 @contextmanager
@@ -49,7 +50,7 @@ def connected(storage: Storage | None = None, files: Sequence[str] = (), verbose
     """Attach to ``RAY_ADDRESS`` or the cluster running on this machine, else start one and end it.
 
     Args:
-        storage: Checked to be within reach of every node.
+        storage: Checked to be within reach of every node, by writing to it.
         files: URIs of files that every node must be able to read, checked as well.
         verbose: Show what workers print.
 
@@ -81,8 +82,7 @@ def connected(storage: Storage | None = None, files: Sequence[str] = (), verbose
     _quieten()
     try:
         with _reporting_loss(address):
-            if storage is not None:
-                _check_nodes(storage, files)
+            _check_nodes(storage, files)
             yield
     finally:
         ray.shutdown()
@@ -177,7 +177,13 @@ def start_standing(port: int = 6379, dashboard_port: int = 8265) -> Json:
             env={**SETTINGS, **os.environ, "RAY_AUTH_MODE": os.environ.get("RAY_AUTH_MODE", "token")},
             start_new_session=True,
         )
-    state = {"pid": process.pid, "address": f"127.0.0.1:{port}", "dashboard": f"http://127.0.0.1:{dashboard_port}"}
+    began = psutil.Process(process.pid).create_time()
+    state = {
+        "pid": process.pid,
+        "began": began,
+        "address": f"127.0.0.1:{port}",
+        "dashboard": f"http://127.0.0.1:{dashboard_port}",
+    }
     _await_start(process, state, log)
     _state_file().write_text(json.dumps(state), encoding="utf-8")
     return state
@@ -270,7 +276,7 @@ def _quieten() -> None:
     ray.data.DataContext.get_current().enable_progress_bars = False
 
 
-def _check_nodes(storage: Storage, files: Sequence[str]) -> None:
+def _check_nodes(storage: Storage | None, files: Sequence[str]) -> None:
     """Refuse a cluster of which a node cannot import rayrec, reach the storage, or read a source.
 
     Raises:
@@ -281,13 +287,18 @@ def _check_nodes(storage: Storage, files: Sequence[str]) -> None:
 
     nodes = [node for node in ray.nodes() if node["Alive"]]
     here = ray.get_runtime_context().get_node_id()
-    if storage.is_local and all(node["NodeID"] == here and not node["Resources"].get("CPU") for node in nodes):
+    if (
+        storage
+        and storage.is_local
+        and all(node["NodeID"] == here and not node["Resources"].get("CPU") for node in nodes)
+    ):
         sys.stderr.write(
             f"warning: this node runs no work, and storage '{storage.uri}' is a path on it. "
             "It must be a folder that the nodes to come share.\n"
         )
     marker = f"{TEMPORARY}{uuid.uuid4().hex}"
-    storage.write_new(marker, b"")
+    if storage:
+        storage.write_new(marker, b"")
     try:
         task = ray.remote(num_cpus=0, max_retries=0)(_out_of_reach)
         answers = {
@@ -299,7 +310,9 @@ def _check_nodes(storage: Storage, files: Sequence[str]) -> None:
         for node in nodes:
             _check_answer(node, answers[node["NodeID"]], len(nodes))
     finally:
-        storage.remove(marker)
+        if storage:
+            with suppress(FileNotFoundError):
+                storage.remove(marker)
 
 
 def _check_answer(node: Json, answer: Any, nodes: int) -> None:
@@ -324,18 +337,18 @@ def _check_answer(node: Json, answer: Any, nodes: int) -> None:
         )
 
 
-def _out_of_reach(storage: Storage, marker: str, files: Sequence[str]) -> str:
+def _out_of_reach(storage: Storage | None, marker: str, files: Sequence[str]) -> str:
     """What this node cannot reach, in words; empty when there is nothing."""
     try:
-        if not storage.exists(marker):
+        if storage and not storage.exists(marker):
             return f"storage '{storage.uri}' (a file just written there is not seen)"
         for uri in files:
             filesystem, path = fsspec.core.url_to_fs(uri)
             if not filesystem.exists(path):
-                return f"the source {uri}"
+                return uri
     except Exception as error:
         # Every kind of failure to reach it is the answer here.
-        return f"storage '{storage.uri}' or a source: {error}"
+        return f"{storage.uri if storage else 'a file'}: {error}"
     return ""
 
 
@@ -347,10 +360,11 @@ def _standing() -> Json | None:
     """What `start_standing` left, if that process is still alive."""
     try:
         state = cast("Json", json.loads(_state_file().read_text(encoding="utf-8")))
-        os.kill(state["pid"], 0)
-    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        # After a reboot the number may be somebody else's. Clocks are set now and then, by a little.
+        same = abs(psutil.Process(state["pid"]).create_time() - state["began"]) < CLOCK_SECONDS
+    except (FileNotFoundError, KeyError, psutil.NoSuchProcess):
         return None
-    return state
+    return state if same else None
 
 
 def _await_start(process: subprocess.Popen[Any], state: Json, log: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 from rayrec.artifacts import Json, Storage
@@ -52,7 +53,7 @@ def find_garbage(storage: Storage, keep: int, older_than_hours: float) -> Garbag
         )
     referred = _referred(storage, kept)
     candidates = [*_artifacts(storage)]
-    old = [path for path in candidates if path not in referred and _age_hours(storage, path) >= older_than_hours]
+    old = [path for path in candidates if path not in referred and _is_old(storage, path, older_than_hours)]
     return Garbage(old, [(release.name, release.version) for release in dropped])
 
 
@@ -61,7 +62,9 @@ def collect_garbage(storage: Storage, garbage: Garbage) -> None:
     for name, version in garbage.versions:
         Tracker(name).delete(version)
     for path in sorted(garbage.paths, key=_removal_order):
-        storage.remove(path)
+        # Whoever wrote it may have cleaned up meanwhile.
+        with suppress(FileNotFoundError):
+            storage.remove(path)
 
 
 def _retained(storage: Storage, keep: int) -> tuple[list[RegisteredRelease], list[RegisteredRelease]]:
@@ -142,8 +145,12 @@ def _bundles(storage: Storage) -> Iterator[str]:
         yield from (f"models/{name}/{digest}" for digest in storage.list(f"models/{name}"))
 
 
-def _age_hours(storage: Storage, path: str) -> float:
-    return (time.time() - storage.modified(path)) / 3600
+def _is_old(storage: Storage, path: str, hours: float) -> bool:
+    try:
+        return (time.time() - storage.modified(path)) / 3600 >= hours
+    except FileNotFoundError:
+        # Gone since it was listed.
+        return False
 
 
 def _all_releases() -> Iterator[RegisteredRelease]:

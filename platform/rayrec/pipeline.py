@@ -26,6 +26,7 @@ from rayrec.models.popularity import PopularityConfig
 from rayrec.plots import plot_by_cutoff, plot_curve
 from rayrec.recipe import ModelChoice, Recipe
 from rayrec.tracking import RegisteredRelease, TrackedRun, Tracker, find_release, tracking_uri, without_passwords
+from rayrec.training.checkpoint import Checkpoints
 from rayrec.training.train import TrainJob, train_model
 
 Metrics = dict[str, float]
@@ -243,7 +244,6 @@ class Pipeline:
             run.params(
                 {"model": recipe.sections("model")["model"], "training": recipe.sections("training")["training"]}
             )
-            run_name = short_digest([recipe.sections(*sections), dataset.digest, view])
             bundle = train_model(job, run_name, on_epoch, self.resume)
             self._log_dataset(run, dataset, view)
             if entries:
@@ -252,7 +252,11 @@ class Pipeline:
 
         events = open_view(dataset, view)["counts"]["train"]
         inputs = {"dataset": dataset.digest, "view": view, "model": recipe.sections("model")}
-        return str(self._stage(stage, inputs, sections, self._bundle_exists, work).output["bundle"])
+        run_name = short_digest([recipe.sections(*sections), dataset.digest, view, code_version(*CODE[stage])])
+        outcome = self._stage(stage, inputs, sections, self._bundle_exists, work)
+        # It is recorded: nobody will take it up again.
+        Checkpoints(self.storage, run_name).clear()
+        return str(outcome.output["bundle"])
 
     def _prepared_exists(self, output: Json) -> bool:
         view = f"datasets/{output['dataset']}/views/{output['view']}/view.json"

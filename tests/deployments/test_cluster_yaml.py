@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from rayrec.cluster import SERVE_SETTINGS
+from rayrec.cluster import SERVE_SETTINGS, free_port
 
 FILE = Path(__file__).parents[2] / "cluster.yaml"
 
@@ -55,3 +59,22 @@ def test_an_unknown_key_would_be_found(config: Any) -> None:
 
     with pytest.raises(ValidationError):
         validate_config({**config, "initial_workers": 1})
+
+
+def test_mlflow_is_started_once(config: Any, tmp_path: Path) -> None:
+    (line,) = [command for command in config["head_start_ray_commands"] if "mlflow server" in command]
+    fake = tmp_path / "mlflow"
+    fake.write_text('#!/bin/sh\necho started > "$HOME/ran"\n', encoding="utf-8")
+    fake.chmod(0o755)
+    path = f"{tmp_path}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+
+    def started(port: int) -> bool:
+        # The launcher hands each command to a shell whose own command line holds it.
+        command = ["bash", "-c", line.replace("5000", str(port)).removesuffix("&") + "; true"]
+        subprocess.run(command, env={"PATH": path, "HOME": str(tmp_path)}, check=True)
+        ran = tmp_path / "ran"
+        return ran.exists() and not ran.unlink()
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        assert not started(server.getsockname()[1])
+    assert started(free_port())

@@ -14,7 +14,7 @@ from ray import serve
 from ray.serve.config import BackpressureConfig
 
 from rayrec.artifacts import Storage
-from rayrec.errors import RayrecError, RecipeError
+from rayrec.errors import RecipeError
 from rayrec.recipe import Serving
 from rayrec.serving.app import build_app
 from rayrec.serving.batching import Batcher
@@ -75,6 +75,7 @@ class Endpoint:
     def __init__(self) -> None:
         self._live: _Live | None = None
         self._refused: str | None = None
+        self._wanted: dict[str, Any] = {}
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return build_app(self)
@@ -101,11 +102,14 @@ class Endpoint:
 
         Raises:
             RayrecError: There is no such Release, or it is damaged, and none is live. With one live, that stays: Serve
-                would end a replica that raises here, and answers from the Release before are better than none.
+                would end a replica that raises here, and answers from the Release before are better than none. It is
+                tried again with every check of health.
         """
+        self._wanted = config
         try:
             self._live = await asyncio.to_thread(self._load, config)
-        except RayrecError as error:
+        except Exception as error:
+            # Whatever it is, down to a Release of a newer rayrec.
             if self._live is None:
                 raise
             self._refused = str(error)
@@ -132,6 +136,9 @@ class Endpoint:
 
     async def check_health(self) -> None:
         """Called by Serve: a replica that cannot answer is replaced."""
+        if self._refused is not None:
+            # The storage or MLflow may answer by now.
+            await self.reconfigure(self._wanted)
         if self._live is not None:
             engine = self._live.engine
             await asyncio.to_thread(engine.answer, [engine.session_query([], 1, 0)])

@@ -21,7 +21,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from rayrec.artifacts import Json, Storage
 from rayrec.data.dataset import Dataset, open_dataset
 from rayrec.data.views import TRAIN, Sequences, load_view
-from rayrec.errors import ClusterError, ModelError, RayrecError
+from rayrec.errors import ClusterError, ModelError, RayrecError, StorageError
 from rayrec.evaluation.full_ranking import rank_users
 from rayrec.evaluation.held_out import held_out
 from rayrec.inference.bundle import publish_bundle
@@ -184,8 +184,13 @@ def _train_worker(config: dict[str, Any]) -> str | RayrecError | None:
     """What each Ray Train worker runs. Rank 0 publishes and returns the bundle's path."""
     try:
         return _train_here(config["job"], config["checkpoints"], config["reports"])
+    except StorageError as error:
+        # One worker may see it alone, and the others would wait for it: raised, it has all of them started again.
+        if config["job"].recipe.training.workers:
+            raise
+        return error
     except RayrecError as error:
-        # Returned, not raised: a restart would only fail again, and the message must arrive as it is.
+        # The same on every worker. Returned, not raised: a restart would only fail again.
         return error
 
 
@@ -195,7 +200,8 @@ def _train_here(job: TrainJob, checkpoints: Checkpoints, reports: Any) -> str | 
     epoch = int(_of_first(world, checkpoints.newest()))
     threads = recipe.training.threads or max(1, _cores() // context.get_local_world_size())
     # Sums depend on the number of threads: workers that were started again elsewhere keep to the first choice.
-    threads = int(_of_first(world, ray.get(reports.begin.remote(world.rank, epoch, threads))))
+    threads = int(_of_first(world, threads))
+    threads = ray.get(reports.begin.remote(world.rank, epoch, threads))
     torch.set_num_threads(threads)
     sequences, dataset = _load(job)
     torch.manual_seed(recipe.training.seed)
