@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import logging
 import os
 import random
 import statistics
@@ -106,6 +107,7 @@ def object_store() -> dict[str, str]:
     """Start an S3 server in this process. Returns the variables by which clients find it."""
     from moto.server import ThreadedMotoServer
 
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     found = "http://{}:{}".format(*server.get_host_and_port())
