@@ -31,7 +31,7 @@ from rayrec.training.train import TrainJob, train_model
 
 Metrics = dict[str, float]
 
-BASE = ("errors", "artifacts", "features", "recipe")
+BASE = ("errors", "artifacts", "features", "recipe", "recipe_data")
 CODE = {
     "prepare": (*BASE, "data"),
     "baseline": (*BASE, "metrics", "models", "data/views", "inference", "evaluation/full_ranking", "training"),

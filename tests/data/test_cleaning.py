@@ -11,7 +11,7 @@ import pytest
 
 from rayrec.data.blocks import BadRow, Block
 from rayrec.data.cleaning import Cleaned, clean_events, column_as_text, to_milliseconds
-from rayrec.recipe import EventColumns, EventSource
+from rayrec.recipe_data import EventColumns, EventSource
 
 JANUARY = 1_704_067_200_000
 """2024-01-01 00:00 UTC, epoch milliseconds."""

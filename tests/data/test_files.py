@@ -10,7 +10,7 @@ from rayrec.artifacts import Storage
 from rayrec.data import files
 from rayrec.data.files import list_files, provide_sample
 from rayrec.errors import DataError
-from rayrec.recipe import TableSource
+from rayrec.recipe_data import TableSource
 
 
 @pytest.fixture

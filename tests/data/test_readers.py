@@ -18,7 +18,7 @@ from rayrec.data import blocks
 from rayrec.data.blocks import Block
 from rayrec.data.readers import column_names, header, read_blocks
 from rayrec.errors import DataError
-from rayrec.recipe import TableSource
+from rayrec.recipe_data import TableSource
 
 Write = Callable[..., str]
 COLUMNS = ["user", "item", "time"]

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rayrec.data.blocks import BROKEN, Block
-from rayrec.recipe import EventSource
+from rayrec.recipe_data import EventSource
 
 MILLISECONDS_FROM = 1e11
 """An epoch number from here on is in milliseconds: as seconds it would lie after the year 5000."""

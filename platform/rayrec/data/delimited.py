@@ -16,7 +16,7 @@ import pyarrow.csv as pa_csv
 
 from rayrec.data import blocks
 from rayrec.data.blocks import BROKEN, BadRow, Block, codec, open_file, require_columns
-from rayrec.recipe import TableSource
+from rayrec.recipe_data import TableSource
 
 SEPARATORS = (",", ";", "\t", "|", "::", " ")
 UNIT_SEPARATOR = "\x1f"

@@ -14,7 +14,8 @@ import fsspec
 from rayrec.artifacts import TEMPORARY, Json, Storage, short_digest
 from rayrec.data import samples, simulator
 from rayrec.errors import DataError
-from rayrec.recipe import Recipe, TableSource
+from rayrec.recipe import Recipe
+from rayrec.recipe_data import TableSource
 
 SCHEME = "rayrec://"
 SIMULATION = {"users": 1500, "items": 1000, "events": 60_000, "seed": 7}

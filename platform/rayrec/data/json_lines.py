@@ -15,7 +15,7 @@ import pyarrow.json as pa_json
 from rayrec.data import blocks
 from rayrec.data.blocks import BadRow, Block, codec, open_file
 from rayrec.errors import DataError
-from rayrec.recipe import TableSource
+from rayrec.recipe_data import TableSource
 
 EXACT_FLOATS = float(1 << 53)
 """From here on floats leave out integers: an id that large must not become one."""

@@ -34,7 +34,8 @@ from rayrec.data.readers import column_names, read_blocks
 from rayrec.data.tables import read_items, read_users
 from rayrec.data.views import build_view, check_split
 from rayrec.errors import DataError
-from rayrec.recipe import EventSource, Recipe
+from rayrec.recipe import Recipe
+from rayrec.recipe_data import EventSource
 
 _LOG = logging.getLogger(__name__)
 

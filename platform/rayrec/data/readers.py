@@ -18,7 +18,7 @@ from rayrec.data.blocks import Block, require_columns
 from rayrec.data.delimited import layout, read_csv
 from rayrec.data.json_lines import read_jsonl
 from rayrec.errors import DataError
-from rayrec.recipe import TableSource
+from rayrec.recipe_data import TableSource
 
 FORMATS = {".parquet": "parquet", ".pq": "parquet", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl"}
 

@@ -11,7 +11,7 @@ import yaml
 
 from rayrec.data.readers import file_format, header, read_blocks
 from rayrec.errors import DataError
-from rayrec.recipe import TableSource
+from rayrec.recipe_data import TableSource
 
 # Names people give to these columns, in the languages we have met; compared without case, spaces and punctuation.
 ALIASES = {

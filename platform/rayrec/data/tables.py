@@ -15,7 +15,8 @@ from rayrec.data.files import list_files
 from rayrec.data.passes import Row, from_bytes, run_pass, to_bytes
 from rayrec.data.readers import read_blocks
 from rayrec.errors import DataError
-from rayrec.recipe import ItemSource, Recipe, TableSource
+from rayrec.recipe import Recipe
+from rayrec.recipe_data import ItemSource, TableSource
 
 _LOG = logging.getLogger(__name__)
 

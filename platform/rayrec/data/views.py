@@ -16,7 +16,8 @@ from rayrec.data.dataset import Dataset, read_part
 from rayrec.data.passes import Row, parquet_bytes, part, run_pass
 from rayrec.errors import DataError, RecipeError
 from rayrec.features.histories import Histories
-from rayrec.recipe import Recipe, Split, View
+from rayrec.recipe import Recipe
+from rayrec.recipe_data import Split, View
 
 TRAIN, VALIDATION, TEST = 0, 1, 2
 HISTOGRAM_BINS = 1 << 16
@@ -95,9 +96,9 @@ def check_split(split: Split, timed: bool) -> None:
             "data.split.kind = 'time': the log has no timestamp column, so there is no time to split by. "
             "Map `columns.timestamp`, or use leave-one-out."
         )
-    given = isinstance(split.validation, str) and isinstance(split.test, str)
-    if given and _moment(str(split.validation)) >= _moment(str(split.test)):
-        raise RecipeError(f"data.split: validation ({split.validation}) must begin before test ({split.test}).")
+    given = isinstance(split.validation_share, str) and isinstance(split.test, str)
+    if given and _moment(str(split.validation_share)) >= _moment(str(split.test)):
+        raise RecipeError(f"data.split: validation ({split.validation_share}) must begin before test ({split.test}).")
 
 
 def open_view(dataset: Dataset, view: str) -> Json:
@@ -188,10 +189,10 @@ def _time_bounds(
     """Where validation and test begin (epoch ms), for a split by time."""
     if split.kind != "time":
         return None
-    if isinstance(split.validation, str) and isinstance(split.test, str):
-        return _moment(split.validation), _moment(split.test)
+    if isinstance(split.validation_share, str) and isinstance(split.test, str):
+        return _moment(split.validation_share), _moment(split.test)
     test = float(split.test)
-    shares = np.array([1 - float(split.validation) - test, 1 - test])
+    shares = np.array([1 - float(split.validation_share) - test, 1 - test])
     first, last = dataset.manifest["time_range_ms"]
     low, high = np.array([first, first]), np.array([last + 1, last + 1])
     # Bins of bins, down to the millisecond: one event dated 1970 must not make the bins as wide as a day.
