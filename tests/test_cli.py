@@ -209,7 +209,7 @@ def test_the_users_own_log_works(home: Path, tmp_path: Path, kind: str, caplog: 
 
     assert result.exit_code == 0, result.output
     printed = json.loads(result.stdout)
-    assert printed["dataset"]["counts"] == {"read": 60, "quarantined": 0, "deduplicated": 0, "events": 60}
+    assert printed["dataset"]["counts"] == {"read": 60, "quarantined": 0, "erased": 0, "deduplicated": 0, "events": 60}
     assert printed["metrics"]["test"]["users"] == 12
     assert ("no timestamp column is mapped" in caplog.text) == (kind == "two columns")
 

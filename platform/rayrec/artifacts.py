@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, cast
+from typing import IO, Any, cast
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
@@ -221,6 +221,31 @@ class Storage:
         path = f"{folder}/{digest(data)[:DIGEST_LENGTH]}{suffix}"
         self.write_new(path, data)
         return path
+
+    @contextmanager
+    def scratch(self, path: str) -> Iterator[IO[bytes]]:
+        """A new working file, open for writing: neither atomic nor flushed to the disk, and gone after a crash."""
+        with self._reporting(path, "write"):
+            if self.is_local:
+                Path(self.full(path)).parent.mkdir(parents=True, exist_ok=True)
+            with self.filesystem.open(self.full(path), "wb") as file:
+                yield file
+
+    @contextmanager
+    def random_access(self, path: str) -> Iterator[IO[bytes]]:
+        """A file, open for reading here and there. FileNotFoundError when it is not there."""
+        with self._reporting(path, "read"), self.filesystem.open(self.full(path), "rb") as file:
+            yield file
+
+    @contextmanager
+    def workspace(self, path: str) -> Iterator[str]:
+        """A folder below ``path`` for working files, gone afterwards."""
+        folder = f"{path}/{TEMPORARY}{uuid.uuid4().hex[:12]}"
+        try:
+            yield folder
+        finally:
+            if self.exists(folder):
+                self.remove(folder)
 
     def modified(self, path: str) -> float:
         """When a file, or the latest file of a folder, was written: seconds since the epoch.

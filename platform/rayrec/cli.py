@@ -8,13 +8,13 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stdout
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 from typer.core import TyperGroup
 
 from rayrec import __version__
+from rayrec.cli_data import data_app, init
 from rayrec.errors import RayrecError, RecipeError
 
 if TYPE_CHECKING:
@@ -54,8 +54,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-data_app = typer.Typer(help="Public data sets, and data of your own.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
+app.command()(init)
 
 RecipeArgument = Annotated[str, typer.Argument(help="A recipe: a YAML file, or the name of a packaged one.")]
 SetOption = Annotated[
@@ -64,6 +64,7 @@ SetOption = Annotated[
 DataOption = Annotated[str | None, typer.Option("--data", help="`simulated` replaces the recipe's data.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, all else on stderr.")]
 VerboseOption = Annotated[bool, typer.Option("--verbose", help="Show what the workers print.")]
+AppendOption = Annotated[bool, typer.Option("--append", help="Only add new files to the Dataset, where there is one.")]
 ResumeOption = Annotated[
     bool, typer.Option("--resume/--no-resume", help="Go on from the checkpoints of an interrupted training.")
 ]
@@ -79,6 +80,7 @@ def run(
     data: DataOption = None,
     serve: Annotated[bool, typer.Option("--serve", help="Serve the champion afterwards, until Ctrl-C.")] = False,
     resume: ResumeOption = True,
+    append: AppendOption = False,
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:
@@ -89,7 +91,7 @@ def run(
     loaded, storage, files = _load(recipe, overrides, data)
     with _cluster(storage, verbose, files) as stdout:
         with RunDisplay(loaded) as display:
-            result = pipeline.run(loaded, storage, display, resume)
+            result = pipeline.run(loaded, storage, display, resume, append)
         with redirect_stdout(stdout):
             if as_json:
                 _print_json(result.to_json())
@@ -105,11 +107,12 @@ def prepare(
     recipe: RecipeArgument,
     overrides: SetOption = None,
     data: DataOption = None,
+    append: AppendOption = False,
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:
     """Turn logs into a Dataset."""
-    _run_stages(recipe, overrides, data, True, as_json, verbose, lambda p: p.prepare())
+    _run_stages(recipe, overrides, data, True, as_json, verbose, lambda p: p.prepare(), append)
 
 
 @app.command()
@@ -143,7 +146,7 @@ def evaluate(
     _run_stages(recipe, overrides, data, resume, as_json, verbose, stages)
 
 
-# ---- recipes and data
+# ---- recipes
 
 
 @app.command()
@@ -161,40 +164,6 @@ def recipes(
     else:
         for packaged, summary in packaged_recipes().items():
             typer.echo(f"{packaged:<20} {summary}")
-
-
-@app.command()
-def init(
-    log: Annotated[Path, typer.Argument(help="Your log: a file or folder.")],
-    items: Annotated[Path | None, typer.Option(help="A table of items, with titles and categories.")] = None,
-    name: Annotated[str | None, typer.Option(help="Name of the recommender; by default the file's.")] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="Where to write it; by default to stdout.")] = None,
-) -> None:
-    """Write a commented recipe for your own files, from their header."""
-    from rayrec.data.starter import starter_recipe
-
-    text = starter_recipe(log, items, name, out.parent if out else Path())
-    if out is None:
-        typer.echo(text, nl=False)
-    elif out.exists():
-        raise RecipeError(f"{out}: there is a file already. Remove it, or choose another with --out.")
-    else:
-        out.write_text(text, encoding="utf-8")
-        typer.echo(f"wrote {out}; now: rayrec run {out}", err=True)
-
-
-@data_app.command("get")
-def data_get(name: Annotated[str, typer.Argument(help="movielens-100k, movielens-1m or simulated.")]) -> None:
-    """Fetch a public data set, once."""
-    from rayrec.artifacts import Storage
-    from rayrec.data.files import provide_sample
-
-    storage = Storage.open()
-    folder = provide_sample(name, storage)
-    for notice in ("LICENSE.txt", "SIMULATED.txt"):
-        if storage.exists(f"sources/{name}/{notice}"):
-            typer.echo(storage.read(f"sources/{name}/{notice}").decode(), err=True)
-    typer.echo(folder)
 
 
 # ---- releases
@@ -369,6 +338,7 @@ def _run_stages(
     as_json: bool,
     verbose: bool,
     stages: Callable[[Pipeline], object],
+    append: bool = False,
 ) -> None:
     from rayrec.pipeline import Pipeline
     from rayrec.terminal import RunDisplay
@@ -377,7 +347,7 @@ def _run_stages(
     with (
         _cluster(storage, verbose, files),
         RunDisplay(loaded) as display,
-        Pipeline(loaded, storage, display, resume) as pipeline,
+        Pipeline(loaded, storage, display, resume, append) as pipeline,
     ):
         stages(pipeline)
     if as_json:

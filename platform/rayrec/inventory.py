@@ -8,12 +8,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from rayrec.artifacts import Json, Storage
-from rayrec.data.dataset import manifest_numbers, manifest_path, open_dataset
+from rayrec.data.dataset import manifest_numbers, manifest_path, open_dataset, report_path
 from rayrec.errors import ModelError, StorageError
 from rayrec.inference.release import open_release
 from rayrec.tracking import RegisteredRelease, Tracker, registered_names, tracking_uri, without_passwords
 
-PART_FOLDERS = ("events", "items", "users", "vocab", "transforms", "quarantine")
+PART_FOLDERS = ("events", "items", "users", "vocab", "transforms", "quarantine", "statistics", "reports")
 
 
 def inventory(storage: Storage) -> Json:
@@ -86,15 +86,13 @@ def _referred(storage: Storage, releases: list[RegisteredRelease]) -> set[str]:
     for registered in releases:
         release = open_release(storage, registered.digest)
         pinned = release.content["dataset"]
-        paths |= {release.path, *release.content["models"].values()}
+        paths |= {release.path, *release.content["models"].values(), release.content["transforms"]["path"]}
         paths.add(f"datasets/{pinned['name']}/views/{pinned['view']}")
         versions.add((pinned["name"], pinned["manifest"]))
     for name, number in versions:
         dataset = open_dataset(storage, name, number)
-        manifest = dataset.manifest
-        paths |= {manifest_path(name, number), *(part["path"] for part in manifest["events"])}
-        paths |= {part["path"] for part in manifest["vocab"].values()}
-        paths |= {manifest[key]["path"] for key in ("items", "users", "transforms", "quarantine") if manifest[key]}
+        paths |= {manifest_path(name, number), report_path(name, number)}
+        paths |= {part["path"] for part in dataset.parts()}
     kept = {(release.name, release.version) for release in releases}
     return paths | _live_records(storage, paths, kept)
 

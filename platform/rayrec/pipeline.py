@@ -16,6 +16,7 @@ from rayrec.artifacts import Json, Storage, canonical, code_version, short_diges
 from rayrec.data.dataset import Dataset, manifest_path, open_dataset
 from rayrec.data.files import list_files, provide
 from rayrec.data.prepare import prepare
+from rayrec.data.report import publish_report
 from rayrec.data.views import open_view
 from rayrec.errors import RayrecError
 from rayrec.evaluation.evaluate import evaluate
@@ -86,6 +87,7 @@ class Pipeline:
         storage: Where everything goes.
         watcher: Who is told.
         resume: Go on from the checkpoints of an interrupted training.
+        append: Add new files to the Dataset, instead of preparing all of them.
         outcomes: Stages done so far.
     """
 
@@ -93,6 +95,7 @@ class Pipeline:
     storage: Storage
     watcher: Watcher
     resume: bool = True
+    append: bool = False
     outcomes: dict[str, StageOutcome] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -109,9 +112,10 @@ class Pipeline:
         inputs = {"files": [file.fingerprint() for file in list_files(list(tables), self.storage)]}
 
         def work(run: TrackedRun) -> tuple[Json, int]:
-            prepared = prepare(self.recipe, self.storage)
+            prepared = prepare(self.recipe, self.storage, self.append)
             run.metrics(self._log_dataset(run, prepared.dataset, prepared.view))
             run.json(prepared.dataset.manifest, "manifest.json")
+            run.text(publish_report(prepared.dataset, prepared.view), "report.html")
             output = {"dataset": prepared.dataset.name, "manifest": prepared.dataset.number, "view": prepared.view}
             return output, prepared.dataset.manifest["counts"]["read"]
 
@@ -285,7 +289,7 @@ class Pipeline:
             "index": "exact",
             "dataset": {"name": dataset.name, "manifest": dataset.number, "digest": dataset.digest, "view": view},
             "catalogue": (manifest["items"] or manifest["vocab"]["item"])["sha256"],
-            "transforms": manifest["transforms"]["sha256"],
+            "transforms": open_view(dataset, view)["transform"],
             "event_types": list(self.recipe.data.view.event_types),
             "serving": self.recipe.sections("serving")["serving"],
             "funnel": {"sources": ["main"], "fallback": "popular", "exclude_seen": self.recipe.serving.exclude_seen},
@@ -391,9 +395,9 @@ class RunResult:
         }
 
 
-def run(recipe: Recipe, storage: Storage, watcher: Watcher, resume: bool = True) -> RunResult:
+def run(recipe: Recipe, storage: Storage, watcher: Watcher, resume: bool = True, append: bool = False) -> RunResult:
     """Prepare, train, evaluate, register."""
-    with Pipeline(recipe, storage, watcher, resume) as pipeline:
+    with Pipeline(recipe, storage, watcher, resume, append) as pipeline:
         dataset, view = pipeline.prepare()
         bundle, baseline = pipeline.train(dataset, view)
         metrics = pipeline.evaluate(dataset, view, bundle, baseline)

@@ -8,6 +8,13 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from rayrec.features.categorical import Categorical
+from rayrec.features.multi_valued import MultiValued
+from rayrec.features.numeric import Numeric
+from rayrec.features.text import Text
+from rayrec.features.timestamp import Timestamp
+from rayrec.features.vector import Vector
+
 Column = Annotated[str | int, Field(description="A column's name, or its position from 0 where there is no header.")]
 
 
@@ -164,64 +171,10 @@ class Clean(Section):
 # ---- features
 
 
-class Categorical(Section):
-    """One of many words."""
-
-    kind: Literal["categorical"]
-    column: str | None = Field(None, description="By default named as the feature.")
-    min_count: int = Field(1, ge=1, description="Words that occur less often are unknown.")
-    max_size: int | None = Field(None, ge=1, description="Keep only so many words, the most frequent.")
-    buckets: int | None = Field(None, ge=1, description="Hash into so many, instead of a vocabulary.")
-
-
-class MultiValued(Categorical):
-    """Several words at once, such as tags."""
-
-    kind: Literal["multi-valued"]  # type: ignore[assignment]
-    separator: str = Field("|", min_length=1, description="Between them, in a text.")
-
-
-class Numeric(Section):
-    """A number."""
-
-    kind: Literal["numeric"]
-    column: str | None = Field(None, description="By default named as the feature.")
-    scale: Literal["none", "standardise", "min-max", "log", "quantile"] = Field(
-        "standardise", description="`log` is log(1 + x), standardised; `quantile` gives the number of a bucket."
-    )
-    buckets: int = Field(16, ge=2, le=65_536, description="For `quantile`: how many, with equally many rows in each.")
-    missing: Literal["mean", "median"] | float = Field("mean", description="What takes the place of none.")
-
-
-class Timestamp(Section):
-    """Parts of a moment."""
-
-    kind: Literal["timestamp"]
-    column: str | None = Field(None, description="By default named as the feature; `timestamp` is the event's own.")
-    parts: tuple[Literal["hour", "weekday", "day", "month", "year"], ...] = Field(
-        ("hour", "weekday"), min_length=1, description="Which."
-    )
-
-
-class Text(Section):
-    """Text, kept as it is for encoders."""
-
-    kind: Literal["text"]
-    column: str | None = Field(None, description="By default named as the feature.")
-    max_length: int = Field(4096, ge=1, description="Longer ones are cut, in characters.")
-
-
-class Vector(Section):
-    """A dense vector given with each row: a list of numbers, or text with one between brackets or spaces."""
-
-    kind: Literal["vector"]
-    column: str | None = Field(None, description="By default named as the feature.")
-    dimension: int = Field(ge=1, le=65_536, description="How many numbers.")
-
-
+# The configs stand beside the code that fits them; what they may hold is checked here, as part of `Features`.
 Feature = Annotated[
     Categorical | MultiValued | Numeric | Timestamp | Text | Vector,
-    Field(discriminator="kind", description="A column."),
+    Field(discriminator="kind", description="A column.", json_schema_extra={"required": ["kind"]}),
 ]
 
 

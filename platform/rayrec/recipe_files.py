@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, unquote
 
 import pydantic
 import yaml
@@ -183,14 +185,21 @@ def _resolved(recipe: Recipe, folder: Path) -> Recipe:
     """Relative paths of data made absolute, from the recipe's folder."""
 
     def absolute(source: Any) -> Any:
-        if source is None or "://" in source.path or Path(source.path).is_absolute():
-            return source
-        return source.model_copy(update={"path": str(folder / source.path)})
+        return source and source.model_copy(update={"path": _absolute(source.path, folder)})
 
     data = recipe.data
     sources = tuple(absolute(source) for source in data.sources)
     update = {"sources": sources, "items": absolute(data.items), "users": absolute(data.users)}
     return recipe.model_copy(update={"data": data.model_copy(update=update)})
+
+
+def _absolute(path: str, folder: Path) -> str:
+    """A path from a recipe's folder on; URIs, and what a variable begins, stay as they are."""
+    if relative := re.fullmatch(r"(sqlite[+\w]*:///)(?![/$])(.+)", path):
+        return relative[1] + quote(str(folder / unquote(relative[2])))
+    if "://" in path or path.startswith("${") or Path(path).is_absolute():
+        return path
+    return str(folder / path)
 
 
 def _parse_model(section: Any, messages: list[str]) -> ModelChoice | None:
@@ -239,9 +248,9 @@ def _innermost(problems: Sequence[Any]) -> list[Any]:
 def _location(problem: Any, schema: Json) -> tuple[str | int, ...]:
     """The keys to where the problem is, without the names of types that pydantic puts behind them."""
     parts = problem["loc"]
-    if problem["type"] in UNKNOWN_KEY | MISSING_KEY | {"invalid_key"}:
-        return tuple(parts)
-    return tuple(part for n, part in enumerate(parts) if isinstance(part, int) or part in _keys_at(schema, parts[:n]))
+    named = problem["type"] in UNKNOWN_KEY | MISSING_KEY | {"invalid_key"}
+    last = len(parts) - 1 if named else len(parts)
+    return tuple(part for n, part in enumerate(parts) if n == last or _is_key(_node_at(schema, parts[:n]), part))
 
 
 def _describe(location: tuple[str | int, ...], problems: Sequence[Any], schema: Json, prefix: tuple[str, ...]) -> str:
@@ -249,9 +258,15 @@ def _describe(location: tuple[str | int, ...], problems: Sequence[Any], schema: 
     problem = problems[0]
     key = ".".join(str(part) for part in (*prefix, *location)) or "recipe"
     if problem["type"] in UNKNOWN_KEY:
-        return f"{key}: unknown key.{_nearest(str(location[-1]), _keys_at(schema, location[:-1]))}"
+        valid = _node_at(schema, problem["loc"][:-1]).get("properties", {})
+        return f"{key}: unknown key.{_nearest(str(location[-1]), valid)}"
     if problem["type"] in MISSING_KEY:
         return f"{key}: required, but missing."
+    if problem["type"] == "union_tag_not_found":
+        return f"{key}.kind: required, but missing."
+    if problem["type"] == "union_tag_invalid":
+        valid, tag = problem["ctx"]["expected_tags"], problem["ctx"]["tag"]
+        return f"{key}.kind = {tag!r}: Input should be one of {valid}.{_nearest(tag, valid.split(chr(39))[1::2])}"
     reason = "; or: ".join(dict.fromkeys(p["msg"].removeprefix("Value error, ") for p in problems))
     if not isinstance(problem["input"], str | int | float | bool | None):
         return f"{key}: {reason}."
@@ -264,13 +279,24 @@ def _nearest(text: str, valid: Iterable[str]) -> str:
     return f" Did you mean '{matches[0]}'?" if matches else ""
 
 
-def _keys_at(schema: Json, location: Sequence[str | int]) -> list[str]:
-    """The valid keys of the section at ``location``, from the JSON Schema."""
+def _node_at(schema: Json, location: Sequence[str | int]) -> Json:
+    """The JSON Schema of what stands at ``location``, as pydantic gives it: with the kind behind a key that has one."""
     node = schema
     for part in location:
         node = _dereferenced(schema, node)
-        node = node.get("items", {}) if isinstance(part, int) else node.get("properties", {}).get(part, {})
-    return list(_dereferenced(schema, node).get("properties", {}))
+        mapping = node.get("discriminator", {}).get("mapping", {})
+        if isinstance(part, int):
+            node = node.get("items", {})
+        elif part in mapping:
+            node = {"$ref": mapping[part]}
+        else:
+            node = node.get("properties", {}).get(part) or node.get("additionalProperties") or {}
+    return _dereferenced(schema, node)
+
+
+def _is_key(node: Json, part: str | int) -> bool:
+    """Whether ``part`` stands in the recipe, rather than being the name of a type or a kind."""
+    return isinstance(part, int) or part in node.get("properties", {}) or bool(node.get("additionalProperties"))
 
 
 def _dereferenced(schema: Json, node: Json) -> Json:

@@ -21,9 +21,10 @@ def _run_here(work: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
 @pytest.fixture
 def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     """Passes run in this process: the same functions on the same items, in milliseconds."""
-    for module in ("prepare", "tables", "views"):
+    for module in ("ingest", "vocabulary", "segments", "selection", "tables", "views"):
         monkeypatch.setattr(f"rayrec.data.{module}.run_pass", _run_here)
-    monkeypatch.setattr("rayrec.data.prepare.ray", SimpleNamespace(put=lambda value: value, get=lambda value: value))
+    for module in ("segments", "views"):
+        monkeypatch.setattr(f"rayrec.data.{module}.share", lambda value: SimpleNamespace(value=value))
 
 
 @pytest.fixture

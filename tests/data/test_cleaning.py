@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from rayrec.data.blocks import BadRow, Block
-from rayrec.data.cleaning import Cleaned, clean_events, column_as_text, to_milliseconds
+from rayrec.data.cleaning import ROW_BITS, Cleaned, clean_events, column_as_text, to_milliseconds
 from rayrec.recipe_data import EventColumns, EventSource
 
 JANUARY = 1_704_067_200_000
@@ -76,7 +76,7 @@ def test_a_given_unit_is_taken_at_its_word() -> None:
 def test_what_is_no_time_is_set_aside_with_the_reason(text: str | None, reason: str) -> None:
     cleaned = clean({"timestamp": pa.array([text, "1"], pa.string())})
     assert reasons(cleaned) == [(0, reason)]
-    assert cleaned.events["row"].to_pylist() == [1]
+    assert cleaned.events["event_id"].to_pylist() == [(3 << ROW_BITS) + 1]
 
 
 @pytest.mark.parametrize("unit", ["auto", "s", "ms", "iso"])

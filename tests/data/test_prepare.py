@@ -52,8 +52,15 @@ def test_a_gzip_folder_of_json_lines_becomes_a_dataset(make_recipe: Make, logs: 
         (folder / f"part-{number}.jsonl.gz").write_bytes(gzip.compress(content.encode()))
     recipe = make_recipe("events", clean={"max_bad_rows": 0.2})
     prepared = prepare(recipe, store)
-    assert prepared.dataset.manifest["counts"] == {"read": 7, "quarantined": 1, "deduplicated": 0, "events": 6}
-    quarantine = read_part(store, prepared.dataset.manifest["quarantine"]).to_pylist()
+    assert prepared.dataset.manifest["counts"] == {
+        "read": 7,
+        "quarantined": 1,
+        "erased": 0,
+        "deduplicated": 0,
+        "events": 6,
+    }
+    (listed,) = prepared.dataset.manifest["quarantine"]
+    quarantine = read_part(store, listed).to_pylist()
     expected = {"file": "part-1.jsonl.gz", "row": 3, "reason": "not a JSON object", "text": "broken"}
     assert [{key: row[key] for key in expected} for row in quarantine] == [expected]
     view = load_view(prepared.dataset, prepared.view)
@@ -132,7 +139,7 @@ def test_equal_events_count_once_and_every_row_is_accounted_for(
 ) -> None:
     (logs / "log.csv").write_text(LOG + "a,x,100\na,x,101\n,x,1\nbroken\na,x,soon\n")
     prepared = prepare(make_recipe(clean={"max_bad_rows": 0.5}), store)
-    counts = {"read": 11, "quarantined": 3, "deduplicated": 1, "events": 7}
+    counts = {"read": 11, "quarantined": 3, "erased": 0, "deduplicated": 1, "events": 7}
     assert prepared.dataset.manifest["counts"] == counts
     assert accounted(prepared)
     assert prepared.dataset.manifest["reasons"] == {
@@ -147,7 +154,8 @@ def test_equal_events_count_once_and_every_row_is_accounted_for(
 def test_a_row_of_broken_text_is_set_aside(without_ray: None, make_recipe: Make, logs: Path, store: Storage) -> None:
     (logs / "log.csv").write_bytes(LOG.encode() + b"c\xff,x,1\n")
     dataset = prepare(make_recipe(clean={"max_bad_rows": 0.5}), store).dataset
-    (row,) = read_part(store, dataset.manifest["quarantine"]).to_pylist()
+    (listed,) = dataset.manifest["quarantine"]
+    (row,) = read_part(store, listed).to_pylist()
     assert (row["row"], row["reason"]) == (6, "broken UTF-8")
     assert "c\ufffd" in row["text"]
 
@@ -190,7 +198,10 @@ def test_the_same_logs_give_the_same_dataset_wherever_they_lie_and_however_they_
     clean = {"max_bad_rows": 0.5}
     first = prepare(make_recipe("here", clean=clean), store)
     monkeypatch.setattr("rayrec.data.blocks.BLOCK_BYTES", 40)
-    monkeypatch.setattr("rayrec.data.prepare.run_pass", lambda work, items: [*map(work, reversed([*items]))][::-1])
+    for module in ("ingest", "vocabulary", "segments", "selection", "views"):
+        monkeypatch.setattr(
+            f"rayrec.data.{module}.run_pass", lambda work, items: [*map(work, reversed([*items]))][::-1]
+        )
     second = prepare(make_recipe("there/*/log.csv", clean=clean), Storage.open(tmp_path / "other"))
     assert second.dataset.digest == first.dataset.digest
     assert second.view == first.view

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import json
+import lzma
 import random
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -23,6 +25,12 @@ from rayrec.recipe_data import TableSource
 Write = Callable[..., str]
 COLUMNS = ["user", "item", "time"]
 HEADER = "user,item,time\n"
+COMPRESSORS: dict[str, Callable[[bytes], bytes]] = {
+    ".gz": gzip.compress,
+    ".bz2": bz2.compress,
+    ".xz": lzma.compress,
+    ".zst": lambda data: pa.compress(data, codec="zstd", asbytes=True),
+}
 
 
 @pytest.fixture
@@ -231,6 +239,19 @@ def test_what_is_no_such_file_is_refused_in_one_message(write: Write, kind: str)
 
 def test_gzip_is_read_as_what_it_holds(write: Write) -> None:
     assert rows(read(write(gzip.compress((HEADER + "a,x,1\n").encode()), "log.csv.gz"))) == [("a", "x", "1")]
+
+
+@pytest.mark.parametrize("name", ["log.csv", "log.jsonl"])
+@pytest.mark.parametrize(("ending", "compress"), COMPRESSORS.items())
+def test_compressed_files_are_read_whole_or_refused(
+    write: Write, name: str, ending: str, compress: Callable[[bytes], bytes]
+) -> None:
+    first, rest = (HEADER, "a,x,1\n" * 9000) if name == "log.csv" else ('{"user": "a"}\n', '{"user": "b"}\n' * 8999)
+    # Of two files, one after the other, both count: so do tools write that append, or compress in parallel.
+    content = compress(first.encode()) + compress(rest.encode())
+    assert len(rows(read(write(content, f"{name}{ending}")))) == 9000
+    with pytest.raises(DataError, match="cannot be read"):
+        read(write(content[:-9], f"{name}{ending}"))
 
 
 # ---- JSON lines

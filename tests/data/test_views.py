@@ -13,7 +13,8 @@ import pytest
 
 from rayrec.artifacts import Storage
 from rayrec.data.prepare import Prepared, prepare
-from rayrec.data.views import TEST, TRAIN, VALIDATION, Sequences, by_time, leave_one_out, load_view, open_view
+from rayrec.data.splits import TEST, TRAIN, VALIDATION, by_time, leave_last
+from rayrec.data.views import Sequences, load_view, open_view
 from rayrec.errors import DataError
 from rayrec.recipe import Recipe
 
@@ -137,8 +138,8 @@ def test_only_events_of_the_wanted_types_are_seen(
 
 
 def test_leave_one_out_leaves_short_histories_to_training() -> None:
-    assert leave_one_out(np.array([1, 2, 3, 5])).tolist() == [0, 0, 0, 0, 1, 2, 0, 0, 0, 1, 2]
-    assert leave_one_out(np.array([], dtype=np.int64)).tolist() == []
+    assert leave_last(np.array([1, 2, 3, 5]), 1).tolist() == [0, 0, 0, 0, 1, 2, 0, 0, 0, 1, 2]
+    assert leave_last(np.array([], dtype=np.int64), 1).tolist() == []
 
 
 def test_an_event_on_a_bound_belongs_to_the_later_fold() -> None:

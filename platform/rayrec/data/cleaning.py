@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
+import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from rayrec.data.blocks import BROKEN, Block
 from rayrec.recipe_data import EventSource
 
-MILLISECONDS_FROM = 1e11
-"""An epoch number from here on is in milliseconds: as seconds it would lie after the year 5000."""
+UNITS = {"s": 1e3, "ms": 1.0, "us": 1e-3, "ns": 1e-6}
+"""Milliseconds of each unit of epoch numbers."""
+
+UNIT_FROM = (1e11, 1e14, 1e17)
+"""An epoch number from here on is in milli-, micro- or nanoseconds: in the unit before it would lie after 5000."""
 
 LATEST = 4_102_444_800_000
 """Timestamps (epoch ms) from 2100 on are taken for errors."""
+
+ROW_BITS = 40
+"""Bits of an event id that number the row; those above number the file."""
 
 LONGEST_KEY = 1024
 """Characters of a key: longer ones are broken rows, and would not fit the index of any database."""
@@ -26,7 +33,16 @@ LONGEST_KEY = 1024
 NULLS = ("", "NA", "N/A", "NULL", "null", "None", "NaN", "nan")
 """What stands for a missing number or time. In keys, types and texts only the empty string does: "NA" is a word."""
 
-EVENT_COLUMNS = ("user", "item", "type", "value", "timestamp", "file", "row")
+EVENT_SCHEMA = pa.schema(
+    [
+        ("event_id", pa.int64()),
+        ("user", pa.string()),
+        ("item", pa.string()),
+        ("type", pa.dictionary(pa.int32(), pa.string())),
+        ("value", pa.float64()),
+        ("timestamp", pa.int64()),
+    ]
+)
 
 
 @dataclass(frozen=True)
@@ -34,8 +50,7 @@ class Cleaned:
     """A block after cleaning.
 
     Attributes:
-        events: ``user``, ``item``, ``type`` string; ``value`` float64; ``timestamp`` int64, epoch milliseconds;
-            ``file`` int32 and ``row`` int64, the source order; then the context columns as strings.
+        events: `EVENT_SCHEMA` with the timestamp in epoch milliseconds, then ``context_*`` columns of strings.
         rejected: ``row`` int64, ``reason`` and ``text`` string.
     """
 
@@ -61,13 +76,12 @@ def clean_events(block: Block, names: dict[str, str], source: EventSource, file:
         item = problems.key("item", text[names["item"]])
         events = pa.table(
             {
+                "event_id": pa.array(event_ids(file, block.rows)),
                 "user": user,
                 "item": item,
                 "type": _types(text, names, source, rows),
                 "value": _values(text, names, problems),
                 "timestamp": _timestamps(table, text, names, source, problems),
-                "file": pa.array(np.full(rows, file), pa.int32()),
-                "row": pa.array(block.rows, pa.int64()),
                 **{f"context_{column}": text[column] for column in source.context},
             }
         )
@@ -84,11 +98,14 @@ def clean_events(block: Block, names: dict[str, str], source: EventSource, file:
     return Cleaned(events.filter(pa.array(problems.good)) if rows else events, rejected)
 
 
+def event_ids(file: int, rows: np.ndarray) -> np.ndarray:
+    """The ids of a file's events: ``[N]`` int64, the file's ordinal and the number of the row in it."""
+    return (np.int64(file) << np.int64(ROW_BITS)) + rows
+
+
 def empty_events(context: tuple[str, ...]) -> pa.Table:
     """No events, in the schema of `Cleaned.events`."""
-    types = [pa.string(), pa.string(), pa.string(), pa.float64(), pa.int64(), pa.int32(), pa.int64()]
-    fields = [*zip(EVENT_COLUMNS, types, strict=True), *((f"context_{c}", pa.string()) for c in context)]
-    return pa.schema(fields).empty_table()
+    return pa.schema([*EVENT_SCHEMA, *((f"context_{c}", pa.string()) for c in context)]).empty_table()
 
 
 def column_as_text(column: pa.ChunkedArray) -> pa.Array:
@@ -186,9 +203,14 @@ def _decoded(array: pa.Array, problems: _Problems) -> pa.Array:
 
 def _types(text: dict[str, pa.Array], names: dict[str, str], source: EventSource, rows: int) -> pa.Array:
     if "type" not in names:
-        return pa.array([source.type] * rows, pa.string())
-    types = pc.utf8_trim_whitespace(text[names["type"]])
-    return pc.fill_null(pc.if_else(pc.equal(types, ""), None, types), source.type)
+        return pa.DictionaryArray.from_arrays(pa.array(np.zeros(rows, np.int32)), pa.array([source.type]))
+    encoded = text[names["type"]].dictionary_encode()
+    trimmed = pc.utf8_trim_whitespace(encoded.dictionary)
+    words = pc.if_else(pc.equal(trimmed, ""), source.type, trimmed)
+    types = pa.DictionaryArray.from_arrays(encoded.indices, words)
+    if not types.null_count and len(words.unique()) == len(words):
+        return types
+    return pc.fill_null(types.cast(pa.string()), source.type).dictionary_encode()
 
 
 def _values(text: dict[str, pa.Array], names: dict[str, str], problems: _Problems) -> pa.Array:
@@ -236,8 +258,7 @@ def to_milliseconds(column: pa.Array, unit: str) -> np.ndarray:
     milliseconds = np.full(len(column), np.nan)
     if unit != "iso":
         numbers = _numbers(column)
-        factor = {"s": 1000.0, "ms": 1.0}.get(unit) or np.where(np.abs(numbers) < MILLISECONDS_FROM, 1000.0, 1.0)
-        milliseconds = np.rint(numbers * factor)
+        milliseconds = np.rint(numbers * (UNITS[unit] if unit in UNITS else _likely_unit(numbers)))
     if unit in {"auto", "iso"}:
         rest = np.flatnonzero(np.isnan(milliseconds))
         if len(rest):
@@ -249,6 +270,12 @@ def to_milliseconds(column: pa.Array, unit: str) -> np.ndarray:
     return milliseconds
 
 
+def _likely_unit(numbers: np.ndarray) -> np.ndarray:
+    """Milliseconds of the unit that each epoch number is probably in: ``[n]`` float64."""
+    return np.array(list(UNITS.values()))[np.searchsorted(UNIT_FROM, np.abs(numbers), side="right")]
+
+
 def _numbers(column: pa.Array) -> np.ndarray:
     """Text to ``[n]`` float64, NaN where it is no number."""
-    return pd.to_numeric(pd.Series(column.to_pandas()), errors="coerce").to_numpy(dtype=float)
+    text: Any = pl.from_arrow(pc.utf8_trim_whitespace(column))
+    return cast("np.ndarray", text.cast(pl.Float64, strict=False).to_numpy())

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -15,6 +16,8 @@ from rayrec.data.passes import parquet_bytes, part
 from rayrec.errors import DataError
 
 ATTEMPTS = 20
+SCHEMA = 2
+KEYS = {"files", "events", "vocab", "items", "users", "quarantine", "counts", "statistics"}
 
 
 @dataclass(frozen=True)
@@ -48,9 +51,26 @@ class Dataset:
         """Identifies the content: equal input gives equal digests."""
         return short_digest(self.manifest)
 
+    @cached_property
+    def ranks(self) -> np.ndarray:
+        """The place of each file in the order of the sources, by its ordinal: ``[F]`` int64.
+
+        By source, then by name: files that were appended may belong before those that were there.
+        """
+        names = [(file["source"], file["name"]) for file in self.manifest["files"]]
+        ranks = np.empty(len(names), np.int64)
+        ranks[sorted(range(len(names)), key=names.__getitem__)] = np.arange(len(names))
+        return ranks
+
     def vocabulary(self, table: str) -> pa.Table:
-        """The vocabulary of ``user`` or ``item``: key, index, first_seen, last_seen, state."""
+        """The vocabulary of ``user`` or ``item``: `rayrec.data.vocabulary.SCHEMA`."""
         return read_part(self.storage, self.manifest["vocab"][table])
+
+    def parts(self) -> list[Json]:
+        """Every file that the manifest lists."""
+        manifest = self.manifest
+        single = [manifest[key] for key in ("items", "users", "statistics") if manifest[key]]
+        return [*manifest["events"], *manifest["vocab"].values(), *manifest["quarantine"], *single]
 
     def catalogue(self) -> pa.Table:
         """Every item: ``key`` string, ``title`` string and ``categories`` list of strings, null where unknown.
@@ -77,9 +97,24 @@ class Dataset:
         return titled.append_column("categories", pa.array(split, pa.list_(pa.string())))
 
 
+def vocabularies(dataset: Dataset) -> dict[str, pa.Table]:
+    """Both vocabularies, by name."""
+    return {name: dataset.vocabulary(name) for name in dataset.manifest["vocab"]}
+
+
+def read_statistics(dataset: Dataset) -> Json:
+    """What was counted of a Dataset: `rayrec.data.statistics.log_statistics`."""
+    return dataset.storage.read_json(dataset.manifest["statistics"]["path"])
+
+
 def manifest_path(name: str, number: int) -> str:
     """Where the manifest with this number is."""
     return f"datasets/{name}/manifests/{number:06d}.json"
+
+
+def report_path(name: str, number: int) -> str:
+    """Where the report on the version with this number is."""
+    return f"datasets/{name}/reports/{number:06d}.html"
 
 
 def open_dataset(storage: Storage, name: str, number: int | None = None) -> Dataset:
@@ -95,7 +130,12 @@ def open_dataset(storage: Storage, name: str, number: int | None = None) -> Data
     chosen = number or numbers[-1]
     path = manifest_path(name, chosen)
     manifest = storage.read_json(path)
-    if not manifest.keys() >= {"events", "vocab", "items", "users", "transforms", "quarantine", "counts"}:
+    if manifest.get("schema") != SCHEMA:
+        raise DataError(
+            f"{storage.url(path)} was written by another version of rayrec (its schema is {manifest.get('schema')}, "
+            f"not {SCHEMA}). `rayrec prepare` makes it anew from the logs."
+        )
+    if not manifest.keys() >= KEYS:
         raise DataError(f"{storage.url(path)} is damaged (keys are missing). Restore it from a copy, or remove it.")
     return Dataset(storage, name, chosen, manifest)
 

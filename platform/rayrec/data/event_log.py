@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rayrec.data.dataset import Dataset, read_part
+from rayrec.data.segments import ordered
 from rayrec.features.histories import Histories
 
 
@@ -37,11 +38,11 @@ def load_histories(dataset: Dataset, item_keys: Sequence[str], event_types: Sequ
     users, items = dataset.vocabulary("user"), dataset.vocabulary("item")
     rows = pc.fill_null(pc.index_in(items["key"].combine_chunks(), pa.array(item_keys, pa.string())), -1)
     to_row = np.concatenate([[0], rows.to_numpy(zero_copy_only=False).astype(np.int64) + 1])
-    columns = ["user", "item", "type", "timestamp", "file", "row"]
+    columns = ["event_id", "user", "item", "type", "timestamp"]
     log = pa.concat_tables([read_part(dataset.storage, listed, columns) for listed in dataset.manifest["events"]])
     if event_types:
-        log = log.filter(pc.is_in(log["type"], pa.array(event_types, pa.string())))
-    log = log.sort_by([(column, "ascending") for column in ("user", "timestamp", "file", "row")])
+        log = log.filter(pc.is_in(log["type"].cast(pa.string()), pa.array(event_types, pa.string())))
+    log = ordered(log, dataset.ranks)
     known = to_row[log["item"].to_numpy()]
     lengths = np.bincount(log["user"].to_numpy(), minlength=users.num_rows + 1)[1:]
     histories = Histories.grouped(lengths, known).keep(known != 0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import traceback
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any, cast
 
 import pyarrow as pa
@@ -47,6 +48,23 @@ def run_pass(work: Callable[[Row], Row], items: Iterable[Row]) -> list[Row]:
             raise RuntimeError(f"a worker failed; this is a bug of rayrec:\n{failed['error']}")
         raise _error_class(failed["error_class"])(failed["error"])
     return cast("list[Row]", results)
+
+
+@dataclass(frozen=True)
+class Shared:
+    """A value in the object store: large, and read by every worker that wants it."""
+
+    reference: Any
+
+    @property
+    def value(self) -> Any:
+        """The value; its arrays are the store's own memory."""
+        return ray.get(self.reference)
+
+
+def share(value: Any) -> Shared:
+    """Put a value where workers reach it without a copy of their own each."""
+    return Shared(ray.put(value))
 
 
 def _error_class(name: str) -> type[RayrecError]:

@@ -6,10 +6,10 @@ import os
 import re
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import yaml
 
-from rayrec.data.readers import file_format, header, read_blocks
+from rayrec.data.files import first_file
+from rayrec.data.readers import all_columns, file_format
 from rayrec.errors import DataError
 from rayrec.recipe_data import TableSource
 
@@ -27,6 +27,10 @@ ALIASES = {
     "value": "rating value score stars overall weight price bewertung note puntuacion valutazione",
 }
 
+NUMBER = re.compile(r"[+-]?\d*\.?\d*")
+TIME = re.compile(r"1\d{9}(\.\d+)?|1\d{12}|\d{4}-\d\d-\d\d([T ].*)?")
+"""Epoch seconds or milliseconds from 2001 to 2033, or ISO 8601: no column is called that."""
+
 
 def starter_recipe(log: Path, items: Path | None = None, name: str | None = None, folder: Path = Path()) -> str:
     """YAML of a recipe for a log, with the columns guessed from its header and the choices explained.
@@ -40,11 +44,13 @@ def starter_recipe(log: Path, items: Path | None = None, name: str | None = None
     Raises:
         DataError: The file is missing or empty, or has fewer than two columns.
     """
-    columns = _columns(log)
+    columns, named = _columns(log)
     if len(columns) < 2:
         raise DataError(f"{log}: found one column ({columns[0]}). A log needs at least who and what: two columns.")
-    guessed = guess_columns(columns)
+    guessed = guess_columns(columns) if named else guess_positions(columns)
     mapping = "\n".join(f"        {key}: {_quoted(column)}{_doubt(key, column)}" for key, column in guessed.items())
+    found = "The columns found" if named else "No header: the columns go by position, from 0. The first row"
+    header = "" if named else "      header: false\n"
     unguessed = [key for key in ("timestamp", "type", "value") if key not in guessed]
     hints = "".join(f"\n        # {key}: COLUMN" for key in unguessed)
     return f"""# A rayrec recipe. Everything that is not set has a default: `rayrec recipes --schema` lists every key.
@@ -53,7 +59,7 @@ name: {_quoted(name or _slug(log))}
 data:
   sources:
     - path: {_quoted(_relative(log, folder))}   # a file, folder or glob; relative to this file
-      # The columns found: {", ".join(columns)}
+{header}      # {found}: {", ".join(columns)}
       columns:
 {mapping}{hints}
 {_items_section(items, folder)}  split: {{kind: leave-one-out}}   # or {{kind: time, validation: 0.1, test: 0.1}}
@@ -78,9 +84,17 @@ def guess_columns(columns: list[str]) -> dict[str, str]:
     return {key: guessed[key] for key in ALIASES if key in guessed}
 
 
-def _doubt(key: str, column: str) -> str:
+def guess_positions(cells: list[str]) -> dict[str, int]:
+    """Which position means what, by the first row of a file without a header: the time by its look."""
+    times = [position for position, cell in enumerate(cells) if TIME.fullmatch(cell)] if len(cells) > 2 else []
+    user, item, *_ = [position for position in range(len(cells)) if position not in times[-1:]]
+    return {"user": user, "item": item} | ({"timestamp": times[-1]} if times else {})
+
+
+def _doubt(key: str, column: str | int) -> str:
     """A word of warning where only the position of a column spoke for it."""
-    return "" if _plain(column) in ALIASES[key].split() else "   # only guessed from its position: please check"
+    known = isinstance(column, str) and _plain(column) in ALIASES[key].split()
+    return "" if known else "   # only guessed from its position: please check"
 
 
 def _items_section(items: Path | None, folder: Path) -> str:
@@ -90,7 +104,10 @@ def _items_section(items: Path | None, folder: Path) -> str:
             "  #   path: items.csv\n"
             "  #   columns: {item: COLUMN, title: COLUMN, categories: COLUMN}\n"
         )
-    columns = _columns(items)
+    columns, has_names = _columns(items)
+    if not has_names:
+        path = _quoted(_relative(items, folder))
+        return f"  items:\n    path: {path}\n    header: false\n    columns: {{item: 0}}   # the first row: {columns}\n"
     key = guess_columns(columns).get("item", columns[0])
     named = {"item": key}
     for target, words in (("title", "title name titel nom nombre"), ("categories", "categories category genres genre")):
@@ -101,22 +118,14 @@ def _items_section(items: Path | None, folder: Path) -> str:
     return f"  items:\n    path: {_quoted(_relative(items, folder))}\n    columns: {{{mapping}}}\n"
 
 
-def _columns(path: Path) -> list[str]:
-    """The column names of a file, or of the first file of a folder."""
-    if path.is_dir():
-        path = next((p for p in sorted(path.rglob("*")) if p.is_file() and not p.name.startswith(".")), path)
-    if not path.is_file():
-        raise DataError(f"{path}: there is no such file.")
+def _columns(path: Path) -> tuple[list[str], bool]:
+    """The columns of a file, or of the first file of a folder, and whether they have names, or are a first row."""
     source = TableSource(path=str(path))
-    kind = file_format(str(path), source)
-    if kind == "parquet":
-        return list(pq.read_schema(path).names)
-    if kind == "csv":
-        return header(str(path), source)[0]
-    block = next(read_blocks(str(path), source, None), None)
-    if block is None:
-        raise DataError(f"{path}: the file is empty.")
-    return list(block.table.column_names)
+    uri = first_file(source)
+    columns = all_columns(uri, source)
+    numbered = columns == [str(position) for position in range(len(columns))]  # as pandas calls columns without names
+    data = any(map(TIME.fullmatch, columns)) or (all(map(NUMBER.fullmatch, columns)) and not numbered)
+    return columns, not (data and file_format(uri, source) == "csv")
 
 
 def _relative(path: Path, folder: Path) -> str:
@@ -132,6 +141,6 @@ def _slug(path: Path) -> str:
     return re.sub(r"[^a-z0-9_.-]+", "-", stem).strip("-.") or "my-recommender"
 
 
-def _quoted(text: str) -> str:
+def _quoted(text: str | int) -> str:
     """A YAML scalar, quoted where it has to be."""
     return yaml.safe_dump(text, default_style=None, width=10_000).splitlines()[0].strip()

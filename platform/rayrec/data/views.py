@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 
 from rayrec.artifacts import Json, canonical, code_version, digest, short_digest
+from rayrec.data.cleaning import ROW_BITS
 from rayrec.data.dataset import Dataset, read_part
-from rayrec.data.passes import Row, parquet_bytes, part, run_pass
-from rayrec.errors import DataError, RecipeError
+from rayrec.data.fitting import (
+    CONTEXT,
+    FEATURE,
+    USER,
+    EventFit,
+    Fitted,
+    Table,
+    event_columns,
+    fit_table,
+    publish_fitted,
+)
+from rayrec.data.passes import Row, Shared, from_bytes, parquet_bytes, part, run_pass, share, to_bytes
+from rayrec.data.selection import Selection, count_items, item_counts, select
+from rayrec.data.splits import FOLDS, TRAIN, Events, check_split, fixed_bounds, folds
+from rayrec.errors import DataError
 from rayrec.features.histories import Histories
 from rayrec.recipe import Recipe
-from rayrec.recipe_data import Split, View
+from rayrec.recipe_data import Data
 
-TRAIN, VALIDATION, TEST = 0, 1, 2
 HISTOGRAM_BINS = 1 << 16
 
 
@@ -53,52 +65,48 @@ def build_view(recipe: Recipe, dataset: Dataset) -> str:
         DataError: The filters leave nobody, or nothing to train or test on.
         RecipeError: A split by time of a log without times.
     """
-    view, split = recipe.data.view, recipe.data.split
-    check_split(split, timed=dataset.manifest["order"] == "timestamp")
-    wanted = {"log": dataset.manifest["events"], "view": view.model_dump(), "split": split.model_dump()}
-    identity = short_digest({**wanted, "code": code_version("data/views", "features")})
+    data = recipe.data
+    check_split(data.split, timed=dataset.manifest["order"] == "timestamp")
+    settings = _settings(data)
+    log = {key: dataset.manifest[key] for key in ("files", "events", "items", "users")}
+    identity = short_digest({"log": log, **settings, "code": code_version("data", "features")})
     folder = f"{dataset.path}/views/{identity}"
     if dataset.storage.exists(f"{folder}/view.json"):
         return identity
-    keep_items = _k_core(dataset, view)
-    bounds = _time_bounds(dataset, view, split, keep_items)
-    work = partial(_write_shard, dataset=dataset, view=view, keep_items=keep_items, bounds=bounds, folder=folder)
-    shards = [row for row in run_pass(work, _shards(dataset)) if row["users"]]
-    _check(view, split, shards)
-    events = np.sum([np.frombuffer(row["item_events"], np.int64) for row in shards], axis=0)
-    items = np.flatnonzero(events)
-    table = pa.table({"index": pa.array(items + 1, pa.int64()), "events": pa.array(events[items], pa.int64())})
-    data = parquet_bytes(table)
-    path = dataset.storage.write_content(folder, data, ".parquet")
-    manifest = {
-        "schema": 1,
-        "dataset": dataset.digest,
-        "view": view.model_dump(mode="json"),
-        "split": split.model_dump(mode="json"),
-        "shards": [{key: row[key] for key in ("path", "sha256", "bytes", "rows")} for row in shards],
-        "items": part(path, data, digest(data), table.num_rows),
-        "counts": _counts(shards) | {"items": len(items)},
-    }
+    with dataset.storage.workspace(dataset.path) as workspace:
+        manifest = _make(data, dataset, folder, workspace) | settings
     dataset.storage.write_new(f"{folder}/view.json", canonical(manifest))
     return identity
 
 
-def check_split(split: Split, timed: bool) -> None:
-    """Find what is wrong with a split before any work is done.
+def _settings(data: Data) -> Json:
+    """What of the recipe a view depends on, besides the log."""
+    given = [source.fold for source in data.sources] if data.split.kind == "given" else None
+    return {
+        "view": data.view.model_dump(mode="json"),
+        "split": data.split.model_dump(mode="json"),
+        "clean": data.clean.model_dump(mode="json", exclude={"max_bad_rows", "deduplicate"}),
+        "features": data.features.model_dump(mode="json"),
+        "given": given,
+    }
+
+
+def latest_view(dataset: Dataset) -> str:
+    """The view of this version of a Dataset that was written last.
 
     Raises:
-        RecipeError: A split by time of a log without times, or by what is no time.
+        DataError: There is none.
     """
-    if split.kind != "time":
-        return
-    if not timed:
-        raise RecipeError(
-            "data.split.kind = 'time': the log has no timestamp column, so there is no time to split by. "
-            "Map `columns.timestamp`, or use leave-one-out."
-        )
-    given = isinstance(split.validation_share, str) and isinstance(split.test, str)
-    if given and _moment(str(split.validation_share)) >= _moment(str(split.test)):
-        raise RecipeError(f"data.split: validation ({split.validation_share}) must begin before test ({split.test}).")
+    base = f"{dataset.path}/views"
+    mine = [view for view in dataset.storage.list(base) if _is_of(dataset, f"{base}/{view}/view.json")]
+    if not mine:
+        raise DataError(f"Dataset '{dataset.name}' has no view of its manifest {dataset.number}. Run `rayrec prepare`.")
+    return max(mine, key=lambda view: dataset.storage.modified(f"{base}/{view}/view.json"))
+
+
+def _is_of(dataset: Dataset, manifest: str) -> bool:
+    exists = dataset.storage.exists(manifest)
+    return exists and bool(dataset.storage.read_json(manifest)["dataset"] == dataset.digest)
 
 
 def open_view(dataset: Dataset, view: str) -> Json:
@@ -120,14 +128,15 @@ def load_view(dataset: Dataset, view: str) -> Sequences:
         DataError: It is not there, or damaged.
     """
     manifest = open_view(dataset, view)
-    item_indexes = read_part(dataset.storage, manifest["items"])["index"].to_numpy()
+    item_indexes = read_part(dataset.storage, manifest["items"], ["index"])["index"].to_numpy()
     vocabulary = dataset.vocabulary("item")
     rows = np.zeros(vocabulary.num_rows + 1, dtype=np.int64)
     rows[item_indexes] = np.arange(1, len(item_indexes) + 1)
-    table = pa.concat_tables([read_part(dataset.storage, shard) for shard in manifest["shards"]]).sort_by("user")
+    fold = f"fold_{manifest['split']['kind'].replace('-', '_')}"
+    shards = [read_part(dataset.storage, shard, ["user", "items", fold]) for shard in manifest["shards"]]
+    table = pa.concat_tables(shards).sort_by("user")
     items = table["items"].combine_chunks()
     keys = vocabulary["key"].take(pa.array(item_indexes - 1)).to_pylist()
-    fold = next(name for name in table.column_names if name.startswith("fold_"))
     return Sequences(
         users=table["user"].to_numpy(),
         histories=Histories.grouped(items.value_lengths().to_numpy(), rows[items.flatten().to_numpy()]),
@@ -137,69 +146,226 @@ def load_view(dataset: Dataset, view: str) -> Sequences:
     )
 
 
-def _shards(dataset: Dataset) -> Iterator[Row]:
-    for listed in dataset.manifest["events"]:
-        yield {"path": listed["path"], "sha256": listed["sha256"]}
+# ---- how a view is made
 
 
-def _filtered(row: Row, dataset: Dataset, view: View, keep_items: np.ndarray | None) -> pd.DataFrame:
-    """One segment of the log as the view sees it: user, item, timestamp; ordered by user, then time."""
-    listed = {"path": str(row["path"]), "sha256": str(row["sha256"])}
-    events = read_part(dataset.storage, listed, ["user", "item", "type", "timestamp"]).to_pandas()
-    if view.event_types:
-        events = events[events["type"].isin(view.event_types)]
-    if keep_items is not None:
-        events = events[keep_items[events["item"].to_numpy()]]
-    many = events.groupby("user")["item"].transform("size") >= view.min_user_events
-    return events[many].drop(columns="type")
+@dataclass(frozen=True)
+class _Plan:
+    """What the passes over a selection share.
 
-
-def _k_core(dataset: Dataset, view: View) -> np.ndarray | None:
-    """Which items stay: bool by vocabulary index; None where every item does.
-
-    Dropping users takes events from items and the other way round, so the counts are repeated until nothing changes.
+    Attributes:
+        data: The recipe's section.
+        dataset: The log.
+        folder: Where the shards go.
+        selection: The events.
+        bounds: Where validation and test begin, for a split by time.
     """
-    if view.min_item_events == 1:
+
+    data: Data
+    dataset: Dataset
+    folder: str
+    selection: Selection
+    bounds: tuple[float, float] | None
+
+    def events(self, path: str) -> tuple[pa.Table, np.ndarray]:
+        """A partition's events, ordered by user and time, and the fold of each: ``[N]`` int8."""
+        events = self.selection.read(path)
+        event_ids = events["event_id"].to_numpy()
+        sources = np.array([file["source"] for file in self.dataset.manifest["files"]])
+        given = np.array([FOLDS[source.fold or "train"] for source in self.data.sources], np.int8)
+        seen = Events(
+            lengths_of(events["user"].to_numpy()),
+            events["timestamp"].to_numpy(),
+            event_ids,
+            given[sources[event_ids >> np.int64(ROW_BITS)]],
+        )
+        return events, folds(self.data.split, seen, self.bounds)
+
+
+@dataclass(frozen=True)
+class _Learnt:
+    """What shards are written with.
+
+    Attributes:
+        fitted: The transforms.
+        keep_items: ``[V + 1]`` bool by vocabulary index: those that the view knows; None where that is all.
+        users: The user table, where its features are wanted.
+    """
+
+    fitted: Fitted
+    keep_items: np.ndarray | None
+    users: Shared | None
+
+
+def lengths_of(users: np.ndarray) -> np.ndarray:
+    """Events of each user, from the user of each event, ascending: ``[U]`` int64."""
+    return np.diff(np.flatnonzero(np.diff(users, prepend=-1)), append=len(users))
+
+
+def _make(data: Data, dataset: Dataset, folder: str, workspace: str) -> Json:
+    """Write what a view's manifest lists. Returns the manifest, but for the settings."""
+    selection = select(data, dataset, _columns(data), workspace)
+    bounds = fixed_bounds(data.split, selection.last) or _shares_of_time(data, dataset, selection)
+    plan = _Plan(data, dataset, folder, selection, bounds)
+    learnt, items = _learn(plan)
+    rows = run_pass(partial(_write_shard, plan=plan, learnt=learnt), selection.work())
+    shards = [json.loads(row["shard"]) for row in rows]
+    counts = {key: sum(shard[key] for shard in shards) for key in ("users", "events", *FOLDS)}
+    _check(data, counts)
+    known = item_counts([from_bytes(row["items"]) for row in rows], dataset.manifest["vocab"]["item"]["rows"])
+    indexes = np.flatnonzero(known)
+    listed = pa.table({"index": pa.array(indexes), "events": pa.array(known[indexes])})
+    if items is not None:
+        listed = _with_features(listed, FEATURE, items.encode(learnt.fitted.items, indexes))
+    return {
+        "schema": 2,
+        "dataset": dataset.digest,
+        "shards": [shard["part"] for shard in shards if shard["part"]],
+        "items": _write(dataset, folder, listed),
+        "transform": publish_fitted(dataset, learnt.fitted),
+        "counts": counts | {"items": len(indexes)},
+        "filtered": _filtered(selection, sum(shard["unknown"] for shard in shards), counts),
+    }
+
+
+def _filtered(selection: Selection, unknown: int, counts: Json) -> Json:
+    """Events of the log that are not in the view, by reason."""
+    few = selection.events - unknown - counts["events"]
+    late = {"too few events of the user or item": few, "item without training events": unknown}
+    return selection.filtered | {reason: count for reason, count in late.items() if count}
+
+
+def _write(dataset: Dataset, folder: str, table: pa.Table) -> Json:
+    data = parquet_bytes(table)
+    return part(dataset.storage.write_content(folder, data, ".parquet"), data, digest(data), table.num_rows)
+
+
+def _columns(data: Data) -> list[str]:
+    """Columns of the log that shards are made from."""
+    valued = any(source.columns.value is not None for source in data.sources)
+    return [*(["value"] if valued else []), *(["type"] if data.clean.weights else []), *event_columns(data)]
+
+
+def _learn(plan: _Plan) -> tuple[_Learnt, Table | None]:
+    """What has to be known before shards can be written, and the item table where its features are wanted."""
+    data, dataset, features = plan.data, plan.dataset, plan.data.features
+    train_only = data.view.fit == "train"
+    events, counts, users = EventFit(data), [], [np.empty(0, np.int64)]
+    if train_only or event_columns(data):
+        for row in run_pass(partial(_learn_events, plan=plan), plan.selection.work()):
+            events.merge({"fill": row["fill"], "context": row["context"]})
+            counts.append(from_bytes(row["items"]))
+            users.append(np.frombuffer(row["users"], np.int64))
+    known = item_counts(counts, dataset.manifest["vocab"]["item"]["rows"]) > 0
+    item_table = Table.of(dataset, "item") if features.items else None
+    user_table = Table.of(dataset, "user") if features.users else None
+    fitted = Fitted(
+        **events.finish(),
+        items=fit_table(features.items, item_table, np.flatnonzero(known) if train_only else None),
+        users=fit_table(features.users, user_table, np.concatenate(users) if train_only else None),
+    )
+    shared = share(user_table) if user_table else None
+    return _Learnt(fitted, known if train_only else None, shared), item_table
+
+
+def _learn_events(row: Row, plan: _Plan) -> Row:
+    """What one partition's events teach, all of them or those of the training fold."""
+    events, fold = plan.events(str(row["path"]))
+    if plan.data.view.fit == "train":
+        events = events.filter(pa.array(fold == TRAIN))
+    fit = EventFit(plan.data)
+    fit.update(events)
+    return {
+        **fit.to_bytes(),
+        "items": to_bytes(count_items(events["item"].to_numpy())),
+        "users": np.unique(events["user"].to_numpy()).tobytes(),
+    }
+
+
+def _write_shard(row: Row, plan: _Plan, learnt: _Learnt) -> Row:
+    """The sequences of one partition's users."""
+    events, fold = plan.events(str(row["path"]))
+    before = len(events)
+    if learnt.keep_items is not None:
+        known = learnt.keep_items[events["item"].to_numpy()]
+        events, fold = events.filter(pa.array(known)), fold[known]
+    table = _sequences(plan.data, learnt, events, fold)
+    listed = _write(plan.dataset, plan.folder, table) if table.num_rows else None
+    counts = dict(zip(FOLDS, np.bincount(fold, minlength=3).tolist(), strict=True))
+    shard = {"part": listed, **counts, "users": len(table), "events": len(events), "unknown": before - len(events)}
+    return {"shard": canonical(shard).decode(), "items": to_bytes(count_items(events["item"].to_numpy()))}
+
+
+def _sequences(data: Data, learnt: _Learnt, events: pa.Table, fold: np.ndarray) -> pa.Table:
+    """One row a user: ``user``, lists of what happened, oldest first, and the user's features."""
+    lengths = lengths_of(events["user"].to_numpy())
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    users = events["user"].to_numpy()[offsets[:-1]]
+    filled = learnt.fitted.fill_events(events)
+    columns = {"items": events["item"], "timestamps": events["timestamp"]}
+    columns[f"fold_{data.split.kind.replace('-', '_')}"] = pa.array(fold)
+    if "value" in events.column_names:
+        columns["values"] = filled["value"]
+    if data.clean.weights:
+        columns["weights"] = _weights(events["type"].combine_chunks(), data.clean.weights)
+    encoded = learnt.fitted.encode_events(filled) if data.features.context else pa.table({})
+    columns |= {f"{CONTEXT}{name}": encoded[name] for name in encoded.column_names}
+    lists = {name: pa.ListArray.from_arrays(pa.array(offsets), _whole(column)) for name, column in columns.items()}
+    table = pa.table({"user": pa.array(users), **lists})
+    if learnt.users is None:
+        return table
+    return _with_features(table, USER, learnt.users.value.encode(learnt.fitted.users, users))
+
+
+def _whole(column: pa.ChunkedArray | pa.Array) -> pa.Array:
+    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+
+
+def _weights(types: pa.DictionaryArray, weights: Mapping[str, float]) -> pa.Array:
+    by_word = np.array([weights.get(word, 1.0) for word in types.dictionary.to_pylist()], np.float32)
+    return pa.array(by_word[types.indices.to_numpy()])
+
+
+def _with_features(table: pa.Table, prefix: str, features: pa.Table) -> pa.Table:
+    for name in features.column_names:
+        table = table.append_column(f"{prefix}{name}", features[name])
+    return table
+
+
+def _check(data: Data, counts: Json) -> None:
+    """Refuse a view that nothing can be learnt or measured on."""
+    view = data.view
+    if not counts["users"]:
+        raise DataError(
+            f"data.view leaves nobody: no user has {view.min_user_events} events"
+            + (f" of {', '.join(view.event_types)}" if view.event_types else "")
+            + (f" on items with {view.min_item_events}" if view.min_item_events > 1 else "")
+            + ". Lower min_user_events or min_item_events, loosen `clean`, or give more data."
+        )
+    needed = [fold for fold in FOLDS if fold != "validation" or data.split.kind != "given"]
+    for fold in needed:
+        if counts[fold] == 0:
+            raise DataError(
+                f"data.split ({data.split.kind}) leaves no {fold} events. "
+                "Leave-one-out needs users with three events or more; a split by time needs events on both sides."
+            )
+
+
+# ---- shares of time
+
+
+def _shares_of_time(data: Data, dataset: Dataset, selection: Selection) -> tuple[float, float] | None:
+    """Where validation and test begin (epoch ms), for a split by time that gives them as shares of the events."""
+    if data.split.kind != "time":
         return None
-    keep = np.ones(dataset.manifest["vocab"]["item"]["rows"] + 1, dtype=bool)
-    while True:
-        work = partial(_count_items, dataset=dataset, view=view, keep_items=keep)
-        counted = run_pass(work, _shards(dataset))
-        counts = sum(np.frombuffer(row["item_events"], np.int64) for row in counted)
-        enough = np.concatenate([[False], np.asarray(counts) >= view.min_item_events])
-        if (enough == (keep & np.concatenate([[False], np.asarray(counts) > 0]))).all():
-            return enough
-        keep = enough
-
-
-def _count_items(row: Row, dataset: Dataset, view: View, keep_items: np.ndarray) -> Row:
-    events = _filtered(row, dataset, view, keep_items)
-    return {"item_events": _item_events(events, dataset).tobytes()}
-
-
-def _item_events(events: pd.DataFrame, dataset: Dataset) -> np.ndarray:
-    """Events of each item by vocabulary index from 1 on: ``[V]`` int64."""
-    items = dataset.manifest["vocab"]["item"]["rows"]
-    return np.bincount(events["item"].to_numpy(), minlength=items + 1)[1:].astype(np.int64)
-
-
-def _time_bounds(
-    dataset: Dataset, view: View, split: Split, keep_items: np.ndarray | None
-) -> tuple[float, float] | None:
-    """Where validation and test begin (epoch ms), for a split by time."""
-    if split.kind != "time":
-        return None
-    if isinstance(split.validation_share, str) and isinstance(split.test, str):
-        return _moment(split.validation_share), _moment(split.test)
-    test = float(split.test)
-    shares = np.array([1 - float(split.validation_share) - test, 1 - test])
-    first, last = dataset.manifest["time_range_ms"]
-    low, high = np.array([first, first]), np.array([last + 1, last + 1])
+    test = float(data.split.test)
+    shares = np.array([1 - float(data.split.validation_share) - test, 1 - test])
+    first = dataset.manifest["time_range_ms"][0]
+    low, high = np.array([first, first]), np.array([selection.last + 1, selection.last + 1])
     # Bins of bins, down to the millisecond: one event dated 1970 must not make the bins as wide as a day.
     while (high - low > 1).any():
         edges = np.unique(np.concatenate([_edges(*bounds) for bounds in zip(low, high, strict=True)]))
-        work = partial(_counts_before, dataset=dataset, view=view, keep_items=keep_items, edges=edges)
-        rows = run_pass(work, _shards(dataset))
+        rows = run_pass(partial(_counts_before, selection=selection, edges=edges), selection.work())
         before = np.sum([np.frombuffer(row["counts"], np.int64) for row in rows], axis=0)
         total = sum(row["events"] for row in rows)
         found = np.searchsorted(before, np.ceil(shares * total - 1e-6))
@@ -213,88 +379,7 @@ def _edges(low: int, high: int) -> np.ndarray:
     return np.append(np.arange(low, high, step, dtype=np.int64), high)
 
 
-def _moment(text: str) -> float:
-    moment: Any = pd.to_datetime(text, utc=True, errors="coerce")
-    if pd.isna(moment):
-        raise RecipeError(f"data.split: '{text}' is no date or time. Write it as 2025-03-31 or 2025-03-31T12:00:00Z.")
-    return float(moment.timestamp() * 1000)
-
-
-def _counts_before(row: Row, dataset: Dataset, view: View, keep_items: np.ndarray | None, edges: np.ndarray) -> Row:
+def _counts_before(row: Row, selection: Selection, edges: np.ndarray) -> Row:
     """How many events are before each edge."""
-    times = np.sort(_filtered(row, dataset, view, keep_items)["timestamp"].to_numpy())
+    times = np.sort(selection.read(str(row["path"]), ["user", "item", "timestamp"])["timestamp"].to_numpy())
     return {"counts": np.searchsorted(times, edges, side="left").astype(np.int64).tobytes(), "events": len(times)}
-
-
-def _write_shard(
-    row: Row,
-    dataset: Dataset,
-    view: View,
-    keep_items: np.ndarray | None,
-    bounds: tuple[float, float] | None,
-    folder: str,
-) -> Row:
-    """The sequences of one segment's users."""
-    events = _filtered(row, dataset, view, keep_items)
-    users, starts, lengths = np.unique(events["user"].to_numpy(), return_index=True, return_counts=True)
-    folds = leave_one_out(lengths) if bounds is None else by_time(events["timestamp"].to_numpy(), bounds)
-    offsets = pa.array(np.append(starts, len(events)), pa.int32())
-    name = "leave_one_out" if bounds is None else "time"
-
-    def lists(values: np.ndarray, dtype: pa.DataType) -> pa.Array:
-        return pa.ListArray.from_arrays(offsets, pa.array(values, dtype))
-
-    table = pa.table(
-        {
-            "user": pa.array(users, pa.int64()),
-            "items": lists(events["item"].to_numpy(), pa.int64()),
-            "timestamps": lists(events["timestamp"].to_numpy(), pa.int64()),
-            f"fold_{name}": lists(folds, pa.int8()),
-        }
-    )
-    data = parquet_bytes(table)
-    path = dataset.storage.write_content(folder, data, ".parquet") if len(users) else ""
-    by_fold = np.bincount(folds, minlength=3).tolist()
-    counts = {"users": len(users), "events": len(events), "item_events": _item_events(events, dataset).tobytes()}
-    return {
-        **part(path, data, digest(data), len(users)),
-        **counts,
-        **dict(zip(("train", "validation", "test"), by_fold, strict=True)),
-    }
-
-
-def leave_one_out(lengths: np.ndarray) -> np.ndarray:
-    """The fold of each event, users one after the other: ``[N]`` int8.
-
-    The last event of a user is test, the one before validation. Users with fewer than three events only train.
-    """
-    folds = np.zeros(int(lengths.sum()), dtype=np.int8)
-    ends = np.cumsum(lengths)[lengths >= 3]
-    folds[ends - 1], folds[ends - 2] = TEST, VALIDATION
-    return folds
-
-
-def by_time(timestamps: np.ndarray, bounds: tuple[float, float]) -> np.ndarray:
-    """The fold of each event by when it was: ``[N]`` int8; validation and test begin at ``bounds``."""
-    return (np.searchsorted(np.asarray(bounds), timestamps, side="right")).astype(np.int8)
-
-
-def _counts(shards: Sequence[Row]) -> dict[str, int]:
-    return {key: int(sum(row[key] for row in shards)) for key in ("users", "events", "train", "validation", "test")}
-
-
-def _check(view: View, split: Split, shards: Sequence[Row]) -> None:
-    """Refuse a view that nothing can be learnt or measured on."""
-    if not shards:
-        raise DataError(
-            f"data.view leaves nobody: no user has {view.min_user_events} events"
-            + (f" of {', '.join(view.event_types)}" if view.event_types else "")
-            + (f" on items with {view.min_item_events}" if view.min_item_events > 1 else "")
-            + ". Lower min_user_events or min_item_events, or give more data."
-        )
-    for fold, count in _counts(shards).items():
-        if count == 0:
-            raise DataError(
-                f"data.split ({split.kind}) leaves no {fold} events. "
-                "Leave-one-out needs users with three events or more; a split by time needs events on both sides."
-            )

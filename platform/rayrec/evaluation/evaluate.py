@@ -10,7 +10,8 @@ import ray
 
 from rayrec.artifacts import Json, Storage
 from rayrec.data.dataset import open_dataset
-from rayrec.data.views import TRAIN, load_view
+from rayrec.data.splits import TRAIN
+from rayrec.data.views import load_view
 from rayrec.errors import DataError, RayrecError
 from rayrec.evaluation.full_ranking import RankedUsers, ScoreFunction, rank_users
 from rayrec.evaluation.held_out import held_out

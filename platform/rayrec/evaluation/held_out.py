@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from rayrec.data.views import TEST, TRAIN, VALIDATION, Sequences
+from rayrec.data.splits import TEST, TRAIN, VALIDATION
+from rayrec.data.views import Sequences
 from rayrec.evaluation.full_ranking import HeldOut
 from rayrec.features.histories import Histories
 

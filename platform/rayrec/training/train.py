@@ -20,7 +20,8 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 
 from rayrec.artifacts import Json, Storage
 from rayrec.data.dataset import Dataset, open_dataset
-from rayrec.data.views import TRAIN, Sequences, load_view
+from rayrec.data.splits import TRAIN
+from rayrec.data.views import Sequences, load_view, open_view
 from rayrec.errors import ClusterError, ModelError, RayrecError, StorageError
 from rayrec.evaluation.full_ranking import rank_users
 from rayrec.evaluation.held_out import held_out
@@ -286,7 +287,7 @@ def _publish(job: TrainJob, model: Recommender, sequences: Sequences, dataset: D
         "dataset": {"name": dataset.name, "manifest": dataset.number, "digest": dataset.digest},
         "view": job.view,
         "vocabulary": {table: listed["sha256"] for table, listed in dataset.manifest["vocab"].items()},
-        "transforms": dataset.manifest["transforms"]["sha256"],
+        "transforms": open_view(dataset, job.view)["transform"],
         "training": job.recipe.sections("training")["training"],
         "parents": [],
     }

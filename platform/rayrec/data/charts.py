@@ -1,0 +1,168 @@
+"""Charts as inline SVG: text in, text out, coloured by the page's style sheet and so fit for light and dark."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+WIDTH, HEIGHT = 420, 240
+LEFT, RIGHT, TOP, BOTTOM = 56, 20, 10, 46
+"""Margins around the area that is drawn in: room for the labels of the axes."""
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A bar.
+
+    Attributes:
+        label: Below it, where there is room.
+        value: Its height.
+        tip: What pointing at it shows.
+    """
+
+    label: str
+    value: float
+    tip: str
+
+
+def bars(title: str, description: str, data: Sequence[Bar], axes: tuple[str, str], width: int = WIDTH) -> str:
+    """A bar chart, with at most as many labels as do not touch; ``axes`` are the titles of x and y."""
+    height = HEIGHT
+    plot_width, plot_height = width - LEFT - RIGHT, height - TOP - BOTTOM
+    top, ticks = _scale(max((bar.value for bar in data), default=0))
+    step = plot_width / max(1, len(data))
+    gap = min(3.0, step * 0.15)
+    longest = max((len(bar.label) for bar in data), default=1)
+    every = max(1, math.ceil((longest * 7.5 + 12) / step))
+    parts = [_y_axis(ticks, top, width, height), _titles(axes, width, height)]
+    for place, bar in enumerate(data):
+        x = LEFT + place * step
+        size = plot_height * bar.value / top
+        # A bar of little is still seen, one of nothing is not drawn.
+        size = max(size, 1.0) if bar.value else 0.0
+        y = TOP + plot_height - size
+        parts.append(
+            f'<rect class="bar" x="{x + gap / 2:.1f}" y="{y:.1f}" width="{step - gap:.1f}" height="{size:.1f}">'
+            f"<title>{escape(bar.tip)}</title></rect>"
+        )
+        if place % every == 0:
+            parts.append(_text(x + step / 2, height - BOTTOM + 16, bar.label, "middle"))
+    return _svg(title, description, width, height, parts)
+
+
+def curve(title: str, description: str, points: Sequence[tuple[float, float]], axes: tuple[str, str]) -> str:
+    """A curve through points of two shares, from 0 to 1, over the diagonal."""
+    width, height = WIDTH, HEIGHT
+    plot_width, plot_height = width - LEFT - RIGHT, height - TOP - BOTTOM
+
+    def at(x: float, y: float) -> str:
+        return f"{LEFT + x * plot_width:.1f},{TOP + (1 - y) * plot_height:.1f}"
+
+    line = " ".join(at(x, y) for x, y in points)
+    labels = [
+        _text(LEFT + share * plot_width, height - BOTTOM + 16, f"{share:.0%}", "middle")
+        for share in (0, 0.25, 0.5, 0.75, 1)
+    ]
+    parts = [
+        _y_axis([(share, f"{share:.0%}") for share in (0, 0.25, 0.5, 0.75, 1)], 1, width, height),
+        f'<polygon class="area" points="{line} {at(1, 0)} {at(0, 0)}"/>',
+        f'<polyline class="even" points="{at(0, 0)} {at(1, 1)}"/>',
+        f'<polyline class="line" points="{line}"/>',
+        *labels,
+        _titles(axes, width, height),
+    ]
+    return _svg(title, description, width, height, parts)
+
+
+def heatmap(title: str, description: str, rows: Sequence[tuple[str, Sequence[int]]], x_title: str) -> str:
+    """Counts by row (``label``, counts) and column as cells, the darker the more."""
+    columns = len(rows[0][1])
+    width, cell = WIDTH, (WIDTH - 40 - 4) / columns
+    tall = 22
+    height = 8 + tall * len(rows) + 62
+    most = max(max(counts) for _, counts in rows) or 1
+    parts = []
+    for row, (label, counts) in enumerate(rows):
+        y = 8 + row * tall
+        parts.append(_text(34, y + 15, label, "end"))
+        parts.extend(
+            f'<rect class="bar" x="{40 + column * cell:.1f}" y="{y}" width="{cell - 1:.1f}" height="{tall - 1}" '
+            f'fill-opacity="{0.06 + 0.94 * count / most:.3f}">'
+            f"<title>{escape(label)} {column:02d}:00: {count:,} events</title></rect>"
+            for column, count in enumerate(counts)
+        )
+    bottom = 8 + tall * len(rows)
+    parts.extend(
+        _text(40 + (c + 0.5) * cell, bottom + 15, f"{c:02d}", "middle") for c in range(0, columns, columns // 8 or 1)
+    )
+    parts.append(_text(40, bottom + 50, x_title, "start", "axis"))
+    parts.append(_legend(width, bottom + 40, most))
+    return _svg(title, description, width, height, parts)
+
+
+def compact(number: float) -> str:
+    """A number in few characters: 1,234,567 is 1.2M."""
+    for unit, name in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if abs(number) >= unit:
+            return f"{number / unit:.3g}{name}"
+    return f"{number:.3g}"
+
+
+def round_step(least: float) -> float:
+    """1, 2 or 5 times a power of ten, the first that is not below ``least`` (positive)."""
+    power = 10.0 ** math.floor(math.log10(least))
+    return next(power * factor for factor in (1, 2, 5, 10) if power * factor >= least)
+
+
+def _legend(width: int, y: float, most: int) -> str:
+    steps = "".join(
+        f'<rect class="bar" x="{width - 150 + 16 * n}" y="{y}" width="15" height="10" '
+        f'fill-opacity="{0.06 + 0.94 * n / 4:.3f}"/>'
+        for n in range(5)
+    )
+    return _text(width - 156, y + 10, "0", "end") + steps + _text(width - 64, y + 10, compact(most), "start")
+
+
+def _scale(largest: float) -> tuple[float, list[tuple[float, str]]]:
+    """The top of an axis from 0, and its ticks: 1, 2 or 5 times a power of ten apart."""
+    if largest <= 0:
+        return 1.0, [(0.0, "0")]
+    step = round_step(largest / 5)
+    count = math.ceil(largest / step - 1e-9)
+    return step * count, [(step * n, compact(step * n)) for n in range(count + 1)]
+
+
+def _y_axis(ticks: Sequence[tuple[float, str]], top: float, width: int, height: int) -> str:
+    plot_height = height - TOP - BOTTOM
+    parts = []
+    for value, label in ticks:
+        y = TOP + plot_height * (1 - value / top)
+        kind = "base" if value == 0 else "rule"
+        parts.append(f'<line class="{kind}" x1="{LEFT}" x2="{width - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        parts.append(_text(LEFT - 6, y + 4, label, "end"))
+    return "".join(parts)
+
+
+def _titles(axes: tuple[str, str], width: int, height: int) -> str:
+    middle = TOP + (height - TOP - BOTTOM) / 2
+    return (
+        _text(LEFT + (width - LEFT - RIGHT) / 2, height - 6, axes[0], "middle", "axis")
+        + f'<text class="axis" text-anchor="middle" transform="translate(11 {middle:.1f}) rotate(-90)">'
+        + f"{escape(axes[1])}</text>"
+    )
+
+
+def _text(x: float, y: float, text: str, anchor: str, kind: str = "tick") -> str:
+    return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
+
+
+def _svg(title: str, description: str, width: int, height: int, parts: Sequence[str]) -> str:
+    # Ids must differ between the charts of a page; their titles do.
+    name = "".join(letter if letter.isalnum() else "-" for letter in title.lower())
+    return (
+        f'<svg viewBox="0 0 {width} {height}" role="img" aria-labelledby="{name}-title {name}-desc">'
+        f'<title id="{name}-title">{escape(title)}</title><desc id="{name}-desc">{escape(description)}</desc>'
+        f"{''.join(parts)}</svg>"
+    )
