@@ -51,7 +51,7 @@ def test_a_folder_is_its_readable_files_sorted_by_path(folder: Path, store: Stor
 def test_a_glob_is_what_matches_folders_included(folder: Path, store: Storage) -> None:
     assert names(folder / "*.csv*", store) == ["a.csv.gz", "b.csv"]
     assert names(folder / "s*", store) == ["sub/c.jsonl"]
-    assert names(folder / "**" / "*.jsonl", store) == ["c.jsonl"]
+    assert names(folder / "**" / "*.jsonl", store) == ["sub/c.jsonl"]
 
 
 def test_a_name_with_the_characters_of_a_glob_is_a_name(logs: Path, store: Storage) -> None:
