@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from rayrec.artifacts import Json, Storage
     from rayrec.pipeline import Pipeline
     from rayrec.recipe import Recipe
+    from rayrec.recipe_data import TableSource
+
+    Files = Sequence[tuple[str, TableSource | None]]
 
 USAGE_ERROR = 2
 INTERRUPTED = 130
@@ -253,7 +256,7 @@ def serve(
     given = {key: value for key, value in {"host": host, "port": port}.items() if value is not None}
     # Whoever serves need not be allowed to write there.
     release = storage.url(f"releases/{registered.digest}.json")
-    with _cluster(None, verbose, [release]):
+    with _cluster(None, verbose, [(release, None)]):
         _serve_until_signal(reference, settings.model_copy(update=given), False)
 
 
@@ -296,8 +299,8 @@ def version() -> None:
 # ---- shared
 
 
-def _load(recipe: str, overrides: list[str] | None, data: str | None) -> tuple[Recipe, Storage, list[str]]:
-    """The recipe, its storage, and a file of each of its sources."""
+def _load(recipe: str, overrides: list[str] | None, data: str | None) -> tuple[Recipe, Storage, Files]:
+    """The recipe, its storage, and a file of each of its sources, with that source."""
     from rayrec.artifacts import Storage
     from rayrec.data.files import check_sources
     from rayrec.recipe_files import load_recipe
@@ -307,11 +310,12 @@ def _load(recipe: str, overrides: list[str] | None, data: str | None) -> tuple[R
     loaded = load_recipe(recipe, overrides or [], data == "simulated")
     storage = Storage.open(loaded.storage)
     files = check_sources(loaded, storage)
-    return loaded, storage, list({file.source: file.uri for file in files}.values())
+    tables = [*loaded.data.sources, *filter(None, [loaded.data.items, loaded.data.users])]
+    return loaded, storage, [(uri, tables[source]) for source, uri in {f.source: f.uri for f in files}.items()]
 
 
 @contextmanager
-def _cluster(storage: Storage | None, verbose: bool, files: Sequence[str] = ()) -> Iterator[TextIO]:
+def _cluster(storage: Storage | None, verbose: bool, files: Files = ()) -> Iterator[TextIO]:
     """Connected to Ray, which prints to stdout now and then: that goes to stderr. Gives the real stdout."""
     from rayrec.cluster import connected
     from rayrec.terminal import waiting

@@ -16,11 +16,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
 
-import fsspec
 import psutil
 
 from rayrec.artifacts import TEMPORARY, Json, Storage, home
-from rayrec.errors import ClusterError
+from rayrec.data.readers import check_reach
+from rayrec.errors import ClusterError, DataError
+from rayrec.recipe_data import TableSource
 
 SERVE_SETTINGS = {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"}
 """Ray Serve's own HAProxy instead of its Python proxy, for throughput (docs/serving.md)."""
@@ -46,12 +47,14 @@ CLOCK_SECONDS = 5
 
 
 @contextmanager
-def connected(storage: Storage | None = None, files: Sequence[str] = (), verbose: bool = False) -> Iterator[None]:
+def connected(
+    storage: Storage | None = None, files: Sequence[tuple[str, TableSource | None]] = (), verbose: bool = False
+) -> Iterator[None]:
     """Attach to ``RAY_ADDRESS`` or the cluster running on this machine, else start one and end it.
 
     Args:
         storage: Checked to be within reach of every node, by writing to it.
-        files: URIs of files that every node must be able to read, checked as well.
+        files: URIs of files, or databases, that every node must be able to read, each with the source it is of.
         verbose: Show what workers print.
 
     Raises:
@@ -276,7 +279,7 @@ def _quieten() -> None:
     ray.data.DataContext.get_current().enable_progress_bars = False
 
 
-def _check_nodes(storage: Storage | None, files: Sequence[str]) -> None:
+def _check_nodes(storage: Storage | None, files: Sequence[tuple[str, TableSource | None]]) -> None:
     """Refuse a cluster of which a node cannot import rayrec, reach the storage, or read a source.
 
     Raises:
@@ -337,15 +340,15 @@ def _check_answer(node: Json, answer: Any, nodes: int) -> None:
         )
 
 
-def _out_of_reach(storage: Storage | None, marker: str, files: Sequence[str]) -> str:
+def _out_of_reach(storage: Storage | None, marker: str, files: Sequence[tuple[str, TableSource | None]]) -> str:
     """What this node cannot reach, in words; empty when there is nothing."""
     try:
         if storage and not storage.exists(marker):
             return f"storage '{storage.uri}' (a file just written there is not seen)"
-        for uri in files:
-            filesystem, path = fsspec.core.url_to_fs(uri)
-            if not filesystem.exists(path):
-                return uri
+        for uri, source in files:
+            check_reach(uri, source or TableSource(path=uri))
+    except DataError as error:
+        return str(error).rstrip(".")
     except Exception as error:
         # Every kind of failure to reach it is the answer here.
         return f"{storage.uri if storage else 'a file'}: {error}"
