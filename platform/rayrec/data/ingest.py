@@ -27,7 +27,7 @@ from rayrec.errors import DataError
 from rayrec.recipe import Recipe
 from rayrec.recipe_data import EventSource
 
-SPILL_BYTES = 96 << 20
+SPILL_BYTES = 64 << 20
 """Clean events in memory before they are written, in Arrow's size."""
 
 QUARANTINED = 250_000

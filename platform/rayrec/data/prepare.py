@@ -33,7 +33,7 @@ from rayrec.recipe import Recipe
 
 _LOG = logging.getLogger(__name__)
 
-PARTITION_BYTES = 48 << 20
+PARTITION_BYTES = 32 << 20
 """Bytes of input a partition: in memory it is several times as large."""
 
 MAX_PARTITIONS = 1024
