@@ -14,14 +14,15 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import psutil
 
 from rayrec.artifacts import TEMPORARY, Json, Storage, home
-from rayrec.data.readers import check_reach
 from rayrec.errors import ClusterError, DataError
-from rayrec.recipe_data import TableSource
+
+if TYPE_CHECKING:
+    from rayrec.recipe_data import TableSource
 
 SERVE_SETTINGS = {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"}
 """Ray Serve's own HAProxy instead of its Python proxy, for throughput (docs/serving.md)."""
@@ -342,6 +343,10 @@ def _check_answer(node: Json, answer: Any, nodes: int) -> None:
 
 def _out_of_reach(storage: Storage | None, marker: str, files: Sequence[tuple[str, TableSource | None]]) -> str:
     """What this node cannot reach, in words; empty when there is nothing."""
+    # Not above: the commands that only ask a cluster something need not load what reads data.
+    from rayrec.data.readers import check_reach
+    from rayrec.recipe_data import TableSource
+
     try:
         if storage and not storage.exists(marker):
             return f"storage '{storage.uri}' (a file just written there is not seen)"
