@@ -18,7 +18,7 @@ from rayrec.artifacts import Storage
 from rayrec.errors import RayrecError
 from rayrec.inference.release import open_release
 from rayrec.inventory import collect_garbage, find_garbage, inventory
-from rayrec.pipeline import RunResult
+from rayrec.pipeline import Pipeline, RunResult
 from rayrec.recipe_files import parse_recipe
 from rayrec.tracking import Tracker, tracking_uri
 
@@ -69,6 +69,35 @@ def test_the_same_run_again_skips_everything_and_changes_nothing(storage: Storag
     assert {p: t for p, t in after.items() if "mlflow.db" not in p} == {
         p: t for p, t in before.items() if "mlflow.db" not in p
     }
+
+
+def test_files_that_were_appended_need_no_other_prepare_and_the_report_says_what_changed(
+    storage: Storage, tmp_path: Path
+) -> None:
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    log = write_log(tmp_path).rename(logs / "monday.csv")
+    values = recipe_values(tmp_path / "log.csv")
+    values["data"]["sources"][0]["path"] = str(logs)
+    recipe = parse_recipe(values)
+    with Pipeline(recipe, storage, Silent()) as first:
+        assert first.prepare()[0].number == 1
+    (logs / "tuesday.csv").write_text(log.read_text().replace("u1,", "new,"))
+
+    with Pipeline(recipe, storage, Silent(), append=True) as second:
+        dataset, view = second.prepare()
+
+    assert (dataset.number, dataset.manifest["parent"]) == (2, 1)
+    with Pipeline(recipe, storage, Silent()) as third:
+        assert third.prepare() == (dataset, view)
+    assert third.outcomes["prepare"].skipped
+    report = storage.read("datasets/tiny/reports/000002.html").decode()
+    assert "parent 1" in report
+    tracker = Tracker("tiny")
+    runs = tracker.client.search_runs([tracker.experiment], "tags.`mlflow.runName` = 'prepare'")
+    artifacts = [[file.path for file in tracker.client.list_artifacts(run.info.run_id)] for run in runs]
+    assert all("report.html" in files for files in artifacts)
+    assert len(artifacts) == 2
 
 
 def test_other_epochs_run_again_from_training_only(storage: Storage, tmp_path: Path) -> None:
