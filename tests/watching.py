@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rayrec.artifacts import Json
 from rayrec.pipeline import Metrics, StageOutcome
 
 
@@ -14,6 +15,9 @@ class Silent:
 
     def stage(self, name: str) -> None:
         self.stages.append(name)
+
+    def prepared(self, counts: Json, view: Json) -> None:
+        pass
 
     def epoch(self, entry: Metrics, epochs: int) -> None:
         self.epochs.append(entry)

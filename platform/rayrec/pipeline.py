@@ -49,6 +49,9 @@ class Watcher(Protocol):
     def stage(self, name: str) -> None:
         """A stage begins."""
 
+    def prepared(self, counts: Json, view: Json) -> None:
+        """There is a Dataset: the counts of its manifest, and of the view's."""
+
     def epoch(self, entry: Metrics, epochs: int) -> None:
         """An epoch of training has ended; there will be ``epochs`` at most."""
 
@@ -120,7 +123,9 @@ class Pipeline:
             return output, prepared.dataset.manifest["counts"]["read"]
 
         output = self._stage("prepare", inputs, ("name", "data", "simulated"), self._prepared_exists, work).output
-        return open_dataset(self.storage, output["dataset"], output["manifest"]), output["view"]
+        dataset, view = open_dataset(self.storage, output["dataset"], output["manifest"]), output["view"]
+        self.watcher.prepared(dataset.manifest["counts"], open_view(dataset, view)["counts"])
+        return dataset, view
 
     def train(self, dataset: Dataset, view: str) -> tuple[str, str]:
         """Dataset -> bundle of the recipe's model, and bundle of the popularity baseline."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import datetime
-import math
+import re
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from rayrec.features.categorical import Categorical
 from rayrec.features.multi_valued import MultiValued
@@ -18,19 +19,51 @@ from rayrec.features.vector import Vector
 Column = Annotated[str | int, Field(description="A column's name, or its position from 0 where there is no header.")]
 
 
+DURATION = re.compile(r"(\d{1,9})\s*([smhdw])")
+SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+EPOCH = datetime.datetime.fromtimestamp(0, datetime.UTC)
+
+
 def _iso(value: object) -> object:
     """YAML reads a bare ``2025-03-31`` as a date."""
     return value.isoformat() if isinstance(value, datetime.date) else value
 
 
-Moment = Annotated[str, BeforeValidator(_iso)]
+def moment(text: str) -> float:
+    """An ISO 8601 date or time as epoch milliseconds, UTC where it names no zone.
+
+    Raises:
+        ValueError: It is none.
+    """
+    try:
+        parsed = datetime.datetime.fromisoformat(text.strip())
+    except ValueError as error:
+        message = f"'{text}' is no date or time. Write it as 2025-03-31 or 2025-03-31T12:00:00Z"
+        raise ValueError(message) from error
+    aware = parsed if parsed.tzinfo else parsed.replace(tzinfo=datetime.UTC)
+    return (aware - EPOCH) / datetime.timedelta(milliseconds=1)
+
+
+def duration(text: str) -> int | None:
+    """A duration such as ``7d`` in milliseconds; None when it is none."""
+    found = DURATION.fullmatch(text.strip())
+    return int(found[1]) * SECONDS[found[2]] * 1000 if found else None
+
+
+def _moment(text: str) -> str:
+    moment(text)
+    return text
+
+
+Moment = Annotated[str, BeforeValidator(_iso), AfterValidator(_moment)]
 ShareOrMoment = Annotated[float | str, BeforeValidator(_iso)]
+Count = Annotated[int, Field(ge=1, lt=1 << 31)]
 
 
 class Section(BaseModel):
     """Base of all sections: unknown keys are refused, and nothing changes after validation."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 # ---- sources
@@ -167,6 +200,13 @@ class Clean(Section):
         {}, description="Weight of an event by its type; 1 where it is not listed."
     )
 
+    @model_validator(mode="after")
+    def _in_order(self) -> Clean:
+        first, end = self.time_range
+        if first is not None and end is not None and moment(first) >= moment(end):
+            raise ValueError(f"time_range: it must begin ({first}) before it ends ({end})")
+        return self
+
 
 # ---- features
 
@@ -193,8 +233,8 @@ class View(Section):
     """Which events of the log a model sees."""
 
     event_types: tuple[str, ...] = Field((), description="Only these types; by default all.")
-    min_user_events: int = Field(3, ge=1, description="Drop users with fewer events (k-core, to a fixed point).")
-    min_item_events: int = Field(1, ge=1, description="Drop items with fewer events (k-core, to a fixed point).")
+    min_user_events: Count = Field(3, description="Drop users with fewer events (k-core, to a fixed point).")
+    min_item_events: Count = Field(1, description="Drop items with fewer events (k-core, to a fixed point).")
     fit: Literal["all", "train"] = Field(
         "all", description="What items, words and statistics come from: all events, or those of the training fold."
     )
@@ -216,22 +256,34 @@ class Split(Section):
         "by default none.",
     )
     test: ShareOrMoment = Field(0.1, description="For `time` and `ratio`: the same.")
-    k: int = Field(5, ge=1, description="For `leave-last-k`: events; for `k-fold`: folds.")
+    k: Count = Field(5, description="For `leave-last-k`: events; for `k-fold`: folds.")
     fold: int = Field(0, ge=0, description="For `k-fold`: the one that is test; the next one is validation.")
-    seed: int = Field(0, ge=0, description="For what is drawn by chance.")
+    seed: int = Field(0, ge=0, lt=1 << 64, description="For what is drawn by chance.")
 
     @model_validator(mode="after")
     def _shares_leave_something(self) -> Split:
+        if self.kind == "given":
+            if not isinstance(self.validation_share, float) or not 0 <= self.validation_share < 1:
+                raise ValueError("for given, validation is a share of the training events between 0 and 1")
+            return self
         shares = [value for value in (self.validation_share, self.test) if isinstance(value, float)]
-        low = -math.inf if self.kind == "given" else 0
-        if any(not low < share < 1 for share in shares) or (self.kind != "given" and sum(shares) >= 1):
+        if any(not 0 < share < 1 for share in shares) or sum(shares) >= 1:
             raise ValueError("validation and test are shares between 0 and 1 that leave something to train on")
-        if self.kind == "time" and isinstance(self.validation_share, str) != isinstance(self.test, str):
-            raise ValueError("validation and test are both shares, or both points in time or durations")
-        if self.kind == "ratio" and (isinstance(self.validation, str) or isinstance(self.test, str)):
+        if self.kind == "ratio" and len(shares) < 2:
             raise ValueError("for ratio, validation and test are shares between 0 and 1")
         if self.kind == "k-fold" and (self.k < 3 or self.fold >= self.k):
             raise ValueError(f"k-fold needs k of 3 or more and fold below k, not k = {self.k} and fold = {self.fold}")
+        return self
+
+    @model_validator(mode="after")
+    def _times_are_in_order(self) -> Split:
+        texts = [value for value in (self.validation_share, self.test) if isinstance(value, str)]
+        if self.kind != "time" or not texts:
+            return self
+        if len(texts) < 2 or len({duration(text) is None for text in texts}) > 1:
+            raise ValueError("validation and test are both shares, both points in time, or both durations such as 7d")
+        if duration(texts[0]) is None and moment(texts[0]) >= moment(texts[1]):
+            raise ValueError(f"validation ({texts[0]}) must begin before test ({texts[1]})")
         return self
 
     @property
@@ -266,7 +318,24 @@ class Data(Section):
         for key, table in (("items", self.items), ("users", self.users)):
             if getattr(self.features, key) and table is None:
                 raise ValueError(f"features.{key}: there is no `data.{key}` table to take them from")
+        self._check_mapped()
         folds = {source.fold for source in self.sources}
         if self.split.kind == "given" and not ({"train", "test"} <= folds and None not in folds):
             raise ValueError("split.kind = given needs `fold: train`, `fold: test` on the sources, one for each")
         return self
+
+    def _check_mapped(self) -> None:
+        clean, columns = self.clean, [source.columns for source in self.sources]
+        timed: dict[str, object] = {"max_rate": clean.max_rate, "repeat_seconds": clean.repeat_seconds}
+        timed |= {"time_range": any(clean.time_range)}
+        if any(timed.values()) and any(column.timestamp is None for column in columns):
+            raise ValueError(f"clean.{_first(timed)}: every source needs its `columns.timestamp`")
+        valued = {"min_value": clean.min_value is not None, "missing.value": "value" in clean.missing}
+        valued |= {"outliers.value": "value" in clean.outliers}
+        if any(valued.values()) and all(column.value is None for column in columns):
+            raise ValueError(f"clean.{_first(valued)}: no source has a `columns.value`")
+
+
+def _first(asked: Mapping[str, object]) -> str:
+    """The first key that is asked for."""
+    return next(key for key, value in asked.items() if value)

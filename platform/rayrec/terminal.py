@@ -62,6 +62,15 @@ class RunDisplay:
         """A stage begins."""
         self._task = self._bars.add_task(name, total=None, note="")
 
+    def prepared(self, counts: Json, view: Json) -> None:
+        """There is a Dataset."""
+        left = [f"{counts[key]:,} {key}" for key in ("quarantined", "deduplicated", "erased") if counts[key]]
+        kept = f"{counts['events']:,} events of {counts['read']:,} rows"
+        errors.print(f"            log   {', '.join([kept, *left])}")
+        held = ", ".join(f"{view[fold]:,} {fold}" for fold in ("validation", "test"))
+        sizes = f"{view['events']:,} events, {view['users']:,} users, {view['items']:,} items"
+        errors.print(f"            view  {sizes}; {held}")
+
     def epoch(self, entry: Metrics, epochs: int) -> None:
         """An epoch has ended."""
         metric = self._recipe.training.metric

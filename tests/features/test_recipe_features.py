@@ -51,7 +51,7 @@ def test_features_survive_json_and_pickling() -> None:
     [
         ({"kind": "numeric", "bucket": 3}, "bucket: unknown key."),
         ({"kind": "numeric", "buckets": 1}, "= 1: Input should be greater than or equal to 2"),
-        ({"kind": "numeric", "missing": float("inf")}, "missing must be mean, median or a finite number"),
+        ({"kind": "numeric", "missing": float("inf")}, "Input should be a finite number"),
         ({"kind": "numeric", "scale": "lg"}, "Did you mean 'log'?"),
         ({"kind": "vector"}, "dimension: required, but missing"),
         ({"kind": "numerc"}, "'numerc'"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -12,7 +13,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rayrec.data.blocks import BROKEN, Block
+from rayrec.data.blocks import BROKEN, CUT, TOO_LONG, Block, readable
 from rayrec.recipe_data import EventSource
 
 UNITS = {"s": 1e3, "ms": 1.0, "us": 1e-3, "ns": 1e-6}
@@ -143,7 +144,7 @@ class _Problems:
 
 
 def _shown(row: dict[str, Any]) -> str:
-    texts = {k: v.decode(errors="replace").replace(BROKEN, "\ufffd") for k, v in row.items() if isinstance(v, bytes)}
+    texts = {key: readable(value.decode(errors="replace")) for key, value in row.items() if isinstance(value, bytes)}
     return str({**row, **texts})[:1000]
 
 
@@ -164,13 +165,12 @@ def _as_text(column: pa.ChunkedArray, problems: _Problems) -> pa.Array:
         # Without a zone this is UTC.
         array = array.cast(pa.timestamp(array.type.unit))
     if pa.types.is_nested(array.type):
-        values = array.to_pylist()
-        return pa.array([None if v is None else json.dumps(v, default=str) for v in values], pa.string())
+        dumps = partial(json.dumps, default=str, ensure_ascii=False)
+        return pa.array([None if value is None else dumps(value) for value in array.to_pylist()], pa.string())
     try:
         text = array.cast(pa.string())
         if pa.types.is_binary(array.type):
-            broken = pc.fill_null(pc.match_substring(text, BROKEN), False)
-            problems.add(broken.to_numpy(zero_copy_only=False), "broken UTF-8")
+            return _whole_texts(text, problems)
         return text
     except pa.ArrowInvalid:
         return _decoded(array, problems)
@@ -185,6 +185,17 @@ def _floats_as_text(array: pa.Array) -> pa.Array:
     whole = pc.and_(pc.equal(pc.floor(array), array), pc.less(pc.abs(array), float(1 << 53)))
     integers = pc.if_else(whole, array, None).cast(pa.int64())
     return pc.coalesce(integers.cast(pa.string()), array.cast(pa.string()))
+
+
+def _whole_texts(text: pa.Array, problems: _Problems) -> pa.Array:
+    """Null for texts with a mark where they were none."""
+    broken = pc.fill_null(pc.match_substring(text, BROKEN), False)
+    if not pc.any(broken).as_py():
+        return text
+    cut = pc.fill_null(pc.match_substring(text, CUT), False)
+    problems.add(cut.to_numpy(zero_copy_only=False), TOO_LONG)
+    problems.add(broken.to_numpy(zero_copy_only=False), "broken UTF-8")
+    return pc.if_else(broken, None, text)
 
 
 def _decoded(array: pa.Array, problems: _Problems) -> pa.Array:

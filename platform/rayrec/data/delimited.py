@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-import codecs
 import csv
 import io
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import IO, Any, cast
+from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 
 from rayrec.data import blocks
-from rayrec.data.blocks import BROKEN, BadRow, Block, codec, open_file, require_columns
+from rayrec.data.blocks import CUT, TOO_LONG, BadRow, Block, Transcoded, codec, open_file, readable, require_columns
 from rayrec.recipe_data import TableSource
 
 SEPARATORS = (",", ";", "\t", "|", "::", " ")
 UNIT_SEPARATOR = "\x1f"
 SAMPLE_BYTES = 1 << 16
+LINE_END = re.compile(b"[\r\n]")
+BYTE_ORDER_MARK = "\ufeff"
 
 
 @dataclass(frozen=True)
@@ -46,8 +48,8 @@ def layout(uri: str, source: TableSource) -> Layout | None:
     """How a file is laid out; None when there is nothing in it."""
     with open_file(uri) as file:
         start = file.read(SAMPLE_BYTES)
-    text = start.decode(codec(source.encoding), errors="replace").lstrip("\ufeff")
-    lines = text.splitlines()
+    text = start.decode(codec(source.encoding), errors="replace").lstrip(BYTE_ORDER_MARK)
+    lines = re.split("\r\n|\r|\n", text)
     blank = next((number for number, line in enumerate(lines) if line.strip()), None)
     if blank is None:
         return None
@@ -67,12 +69,11 @@ def read_csv(uri: str, source: TableSource, columns: Sequence[str | int] | None)
     if found is None or not found.has_rows:
         return
     wanted = require_columns(uri, found.names, columns)
-    numbers = _Numbers(found)
+    numbers = _Numbers(found, source.header)
     single = len(found.separator.encode()) == 1
-    utf8 = codec(source.encoding) in {"utf-8", "utf-8-sig"}
     with open_file(uri) as file:
-        stream: Any = io.BufferedReader(_Marking(file), blocks.BLOCK_BYTES) if utf8 else file
-        stream = stream if single else io.BufferedReader(_Replacing(stream, found.separator, source.encoding))
+        stream: Any = io.BufferedReader(_Lines(file, codec(source.encoding)), blocks.BLOCK_BYTES)
+        stream = stream if single else io.BufferedReader(_Replacing(stream, found.separator))
         reader = pa_csv.open_csv(
             stream,
             pa_csv.ReadOptions(
@@ -80,7 +81,6 @@ def read_csv(uri: str, source: TableSource, columns: Sequence[str | int] | None)
                 block_size=blocks.BLOCK_BYTES,
                 column_names=found.names,
                 skip_rows=found.skipped,
-                encoding="utf8" if utf8 else codec(source.encoding),
             ),
             pa_csv.ParseOptions(
                 delimiter=found.separator if single else UNIT_SEPARATOR,
@@ -106,15 +106,16 @@ def read_csv(uri: str, source: TableSource, columns: Sequence[str | int] | None)
 class _Numbers:
     """Which rows of the file the good ones are: Arrow numbers only those that it refuses."""
 
-    def __init__(self, found: Layout) -> None:
-        self._separator, self._before, self._next = found.separator, found.skipped, 0
+    def __init__(self, found: Layout, header: bool) -> None:
+        self._found, self._header, self._next = found, header, 0
         self.bad: list[BadRow] = []
 
     def refuse(self, row: Any) -> str:
         reason = f"{row.actual_columns} columns instead of {row.expected_columns}"
-        text = str(row.text)[:1000].replace(UNIT_SEPARATOR, self._separator).replace(BROKEN, "\ufffd")
+        reason = TOO_LONG if CUT in row.text else reason
+        text = readable(row.text).replace(UNIT_SEPARATOR, self._found.separator)
         # Arrow counts from 1, and what was skipped too.
-        self.bad.append(BadRow(int(row.number) - 1 - self._before, reason, text))
+        self.bad.append(BadRow(int(row.number) - 1 - self._found.skipped, reason, text))
         return "skip"
 
     def block(self, table: pa.Table) -> Block:
@@ -126,42 +127,76 @@ class _Numbers:
         among = [row for row in self.bad if row.row < end or not len(rows)]
         self.bad = [row for row in self.bad if row.row >= end and len(rows)]
         self._next = end
+        headers = _headers(table, self._found.names[0]) if self._header else np.empty(0, np.int64)
+        if len(headers):
+            header = self._found.separator.join(self._found.names)
+            among += [BadRow(int(row), "the header once more", header) for row in rows[headers]]
+            rows, table = np.delete(rows, headers), table.take(np.delete(np.arange(len(rows)), headers))
         return Block(table, rows, among)
 
 
-codecs.register_error("rayrec.mark", lambda error: (BROKEN, cast("UnicodeDecodeError", error).end))
+def _headers(table: pa.Table, first: str) -> np.ndarray:
+    """Positions of the rows that say the names of the columns, as where files were put together: ``[H]`` int64."""
+    found = np.arange(table.num_rows)
+    # The later columns first: they leave hardly a row to look at.
+    for name in reversed(table.column_names):
+        column = table[name] if len(found) == table.num_rows else table[name].take(pa.array(found))
+        words = [name, BYTE_ORDER_MARK + name] if name == first else [name]
+        found = found[pc.is_in(column, pa.array(words, pa.binary())).to_numpy()]
+    return found
 
 
-class _Marking(io.RawIOBase):
-    """A byte stream that is UTF-8, with a mark where the file was not.
+class _Lines(Transcoded):
+    """A file in UTF-8 whose lines are cut off where they get too long: Arrow gives up on a file with such a row.
 
-    So that one broken character costs its row and not the file: Arrow gives up on a row that is both broken text and
-    of the wrong width, as a line cut off in the middle is.
+    A quote that is open where the line is cut is closed, if the rest of the line would have closed it.
     """
 
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file, self._rest = file, b""
-        self._decoder = codecs.getincrementaldecoder("utf-8")("rayrec.mark")
+    def __init__(self, file: IO[bytes], encoding: str) -> None:
+        super().__init__(file, encoding)
+        self._limit = blocks.BLOCK_BYTES // 2
+        self._length, self._cut, self._quotes = 0, False, 0
 
-    def readable(self) -> bool:
-        return True
+    def changed(self, text: bytes, final: bool) -> bytes:
+        kept, at = [], 0
+        while at < len(text):
+            if self._cut:
+                found = LINE_END.search(text, at)
+                end = found.start() if found else len(text)
+                self._quotes += text.count(b'"', at, end)
+                kept += [self._closed()] if found else []
+            else:
+                end = self._whole(text, at)
+                kept.append(text[at:end])
+            at = end
+        return b"".join([*kept, *([self._closed()] if final and self._cut else [])])
 
-    def readinto(self, buffer: Any) -> int:
-        chunk = b"-"
-        while chunk and not self._rest:
-            chunk = self._file.read(len(buffer))
-            self._rest = self._decoder.decode(chunk, final=not chunk).encode()
-        taken, self._rest = self._rest[: len(buffer)], self._rest[len(buffer) :]
-        buffer[: len(taken)] = taken
-        return len(taken)
+    def _whole(self, text: bytes, at: int) -> int:
+        """Up to where lines are whole, or one is to be cut."""
+        end = at + self._limit - self._length
+        line = 1 + max(text.rfind(b"\n", at, end), text.rfind(b"\r", at, end))
+        if end >= len(text):
+            self._length = len(text) - line if line else self._length + len(text) - at
+            return len(text)
+        if line:
+            self._length = 0
+            return line
+        while text[end] & 0xC0 == 0x80:  # in the middle of a character
+            end -= 1
+        self._length, self._cut, self._quotes = 0, True, 0
+        return end
+
+    def _closed(self) -> bytes:
+        self._cut = False
+        return CUT.encode() + b'"' * (self._quotes % 2)
 
 
 class _Replacing(io.RawIOBase):
     """A byte stream with a separator of several characters replaced by one that text does not hold."""
 
-    def __init__(self, file: IO[bytes], separator: str, encoding: str) -> None:
+    def __init__(self, file: IO[bytes], separator: str) -> None:
         self._file, self._rest = file, b""
-        self._separator = separator.encode(codec(encoding))
+        self._separator = separator.encode()
 
     def readable(self) -> bool:
         return True

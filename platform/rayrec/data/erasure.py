@@ -1,14 +1,14 @@
 """Erasure: a user who asks to be forgotten leaves the log, the tables, the quarantine and every view.
 
-Files are immutable, so those that hold the user are written anew without, then the manifests are made to list the new
-ones, then the old files go. The same command again finishes what was cut off. What stays is a tombstone: the index,
-which nobody else gets, and a fingerprint of the key, by which later logs are searched.
+Files are immutable, so those that hold the user are written anew without, then views and manifests are made to list
+the new ones, then the old files go. The same command again finishes what was cut off. What stays is a tombstone: the
+index, which nobody else gets, and a fingerprint of the key, by which later logs are searched.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -16,18 +16,32 @@ from datetime import UTC, datetime
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from rayrec.artifacts import Json, Storage, canonical
-from rayrec.data.dataset import Dataset, manifest_numbers, manifest_path, open_dataset, read_part, write_table
-from rayrec.data.segments import write_segment
+from rayrec.data.dataset import (
+    Dataset,
+    manifest_numbers,
+    manifest_path,
+    open_dataset,
+    read_part,
+    read_statistics,
+    vocabularies,
+    write_table,
+)
+from rayrec.data.segments import write_segment, write_statistics
+from rayrec.data.spill import partition_of
 from rayrec.data.splits import FOLDS
-from rayrec.data.tombstones import erasures, fingerprints
+from rayrec.data.statistics import segment_statistics, signed
+from rayrec.data.tombstones import Erased, erasures, tombstone_path, without_text
 from rayrec.data.vocabulary import ERASED
 from rayrec.errors import DataError
 
 SCHEMA = 1
 UNDER_WAY, DONE = "under way", "done"
 LOCK = "lock"
+NOBODY = 0
+"""The index of padding."""
 
 
 def erase_user(storage: Storage, name: str, user: str) -> Json:
@@ -36,27 +50,23 @@ def erase_user(storage: Storage, name: str, user: str) -> Json:
     Raises:
         DataError: The Dataset does not know the user, or another erasure is under way.
     """
-    user = user.strip()
-    fingerprint = int(fingerprints(pa.array([user]), name)[0])
-    tombstone = f"{erasures(name)}/{fingerprint:016x}.json"
     with _alone(storage, name):
-        erasure = _Erasure(storage, name, user)
-        if storage.exists(tombstone):
-            before = storage.read_json(tombstone)
-            erasure.replaced.update(before["removed"])
+        erasure = _Erasure(storage, name, user.strip())
+        if storage.exists(erasure.tombstone):
+            before = storage.read_json(erasure.tombstone)
             if before["state"] == DONE and not erasure.found:
                 return before
-        elif not erasure.found:
+            erasure.go_on(before)
+        elif not erasure.indexes:
             raise DataError(f"Dataset '{name}' in {storage.uri} knows no user '{user}'. Keys are as in the logs.")
-        receipt = {"schema": SCHEMA, "dataset": name, "fingerprint": f"{fingerprint:016x}"}
         # From here on no prepare takes the user in again.
-        storage.replace(tombstone, canonical(receipt | erasure.receipt(UNDER_WAY)))
-        manifests = erasure.write_parts()
-        storage.replace(tombstone, canonical(receipt | erasure.receipt(UNDER_WAY)))
-        erasure.carry_out(manifests)
-        receipt |= erasure.receipt(DONE)
-        storage.replace(tombstone, canonical(receipt))
-    return receipt
+        erasure.record(UNDER_WAY)
+        manifests = erasure.without()
+        views = erasure.views_without(manifests)
+        # Whoever goes on from here knows which files are to go, though nothing lists them any more.
+        erasure.record(UNDER_WAY)
+        erasure.carry_out(manifests, views)
+        return erasure.record(DONE)
 
 
 @contextmanager
@@ -83,168 +93,258 @@ class _Erasure:
         storage: The storage.
         name: The Dataset.
         user: The key.
-        found: For each manifest that knows the user, by number, the index.
+        found: For each manifest that has the user, by number, the index; `NOBODY` where only rejected rows do.
+        indexes: Every index that is the user's.
         replaced: Paths that are to go.
-        events: Events that were taken out of the latest log.
+        events: The user's events, in the version that had most.
     """
 
     storage: Storage
     name: str
     user: str
     found: dict[int, int] = field(default_factory=dict)
+    indexes: set[int] = field(default_factory=set)
     replaced: set[str] = field(default_factory=set)
     events: int = 0
 
     def __post_init__(self) -> None:
-        self.datasets = [open_dataset(self.storage, self.name, n) for n in manifest_numbers(self.storage, self.name)]
-        for dataset in self.datasets:
-            place = pc.index(dataset.vocabulary("user")["key"], self.user).as_py()
-            if place >= 0:
-                self.found[dataset.number] = place + 1
-        self.left = {
-            "sources": sorted({file["name"] for dataset in self.datasets for file in dataset.manifest["files"]})
-        }
+        self._erased = Erased.of(self.name, self.user)
+        self._base = f"datasets/{self.name}"
+        self._datasets = self._versions()
+        rejected = {part["path"]: part for d in self._datasets for part in d.manifest["quarantine"]}
+        self._mentioning = {path for path, listed in rejected.items() if self._mentions(listed)}
+        for dataset in self._datasets:
+            index = pc.index(dataset.vocabulary("user")["key"], self.user).as_py() + 1
+            if index != NOBODY or any(part["path"] in self._mentioning for part in dataset.manifest["quarantine"]):
+                self.found[dataset.number] = index
+        self.indexes = {index for index in self.found.values() if index != NOBODY}
+        # Events that were taken out, by manifest.
+        self._taken: dict[int, int] = {}
 
-    def receipt(self, state: str) -> Json:
-        """What was done, without the key."""
-        return {
+    @property
+    def tombstone(self) -> str:
+        """Where it is recorded."""
+        return tombstone_path(self._erased)
+
+    def go_on(self, before: Json) -> None:
+        """Take up what was cut off, by its record."""
+        self.indexes |= {*before["indexes"]}
+        self.replaced |= {*before["removed"]}
+        self.events = before["events"]
+
+    def record(self, state: str) -> Json:
+        """Write the tombstone. Returns it: what was done, without the key."""
+        ((fingerprint, _),) = self._erased.marks
+        receipt = {
+            "schema": SCHEMA,
+            "dataset": self.name,
+            "fingerprint": f"{fingerprint:016x}",
             "state": state,
             "at": datetime.now(UTC).isoformat(timespec="seconds"),
-            "indexes": sorted(set(self.found.values())),
+            "indexes": sorted(self.indexes),
             "events": self.events,
             "removed": sorted(self.replaced),
-            "left": self._left(),
+            "left": self._left() if state == DONE else {},
         }
+        self.storage.replace(self.tombstone, canonical(receipt))
+        return receipt
+
+    def without(self) -> dict[int, Json]:
+        """Write the files without the user. Returns the manifests that will list them, by number."""
+        self.replaced |= {*self._unlisted()}
+        return {d.number: self._manifest(d) for d in self._datasets if d.number in self.found}
+
+    def views_without(self, manifests: dict[int, Json]) -> dict[str, Json | None]:
+        """Write the files of views without the user. Returns their manifests by path; None for those that must go."""
+        renewed = {number: Dataset(self.storage, self.name, number, m).digest for number, m in manifests.items()}
+        datasets = {dataset.digest: dataset for dataset in self._datasets}
+        changed: dict[str, Json | None] = {}
+        for view in self.storage.list(f"{self._base}/views"):
+            path = f"{self._base}/views/{view}"
+            if not self.storage.exists(f"{path}/view.json"):
+                # It was never finished, and without a vocabulary indexes are nobody's.
+                continue
+            content = self.storage.read_json(f"{path}/view.json")
+            dataset = datasets.get(content["dataset"])
+            if dataset is None and content["dataset"] not in renewed.values():
+                # Nobody can tell whose the indexes are; it can be built again.
+                changed[path] = None
+            elif dataset is not None and dataset.number in manifests:
+                changed[path] = self._view(path, content, dataset.number, renewed[dataset.number])
+        self.replaced |= {path for path, content in changed.items() if content is None}
+        return changed
+
+    def carry_out(self, manifests: dict[int, Json], views: dict[str, Json | None]) -> None:
+        """Make views and manifests list the new files; remove the old ones."""
+        for path, content in views.items():
+            if content is None:
+                self.storage.remove(f"{path}/view.json")
+            else:
+                self.storage.replace(f"{path}/view.json", canonical(content))
+        for number, manifest in manifests.items():
+            self.storage.replace(manifest_path(self.name, number), canonical(manifest))
+        # Equal content has an equal name: what was replaced in one version may be what another lists.
+        for path in sorted(self.replaced - _listed(self._versions())):
+            if self.storage.exists(path):
+                self.storage.remove(path)
+
+    def _versions(self) -> list[Dataset]:
+        return [open_dataset(self.storage, self.name, n) for n in manifest_numbers(self.storage, self.name)]
+
+    def _mentions(self, rejected: Json) -> bool:
+        return bool(self._erased.mentioned(read_part(self.storage, rejected, ["text"])["text"]).any())
+
+    # ---- what is not listed
 
     def _left(self) -> Json:
         """Where the user may still be, which is not the Dataset's to change."""
-        files = {file["name"] for dataset in self.datasets for file in dataset.manifest["files"]}
-        below = f"datasets/{self.name}/"
+        transforms = [f"{self._base}/transforms/{name}" for name in self.storage.list(f"{self._base}/transforms")]
+        as_json = json.dumps(self.user, ensure_ascii=False).encode()
         return {
-            "sources": sorted(files),
+            "sources": sorted({file["name"] for dataset in self._datasets for file in dataset.manifest["files"]}),
             "models": [f"models/{self.name}/{digest}" for digest in self.storage.list(f"models/{self.name}")],
-            "working_files": [path for path in self.storage.temporaries() if path.startswith(below)],
+            # Models and Releases refer to them by their content.
+            "transforms": [path for path in transforms if as_json in self.storage.read(path)],
+            "working_files": [path for path in self.storage.temporaries() if path.startswith(f"{self._base}/")],
         }
 
-    def write_parts(self) -> dict[int, Json]:
-        """Write the files without the user. Returns the manifests that will list them, by number."""
-        return {d.number: self._without(d) for d in self.datasets if d.number in self.found}
-
-    def carry_out(self, manifests: dict[int, Json]) -> None:
-        """Make views and manifests list the new files; remove the old ones."""
-        renewed = {d.digest: d for d in self.datasets}
-        for dataset in self.datasets:
-            if dataset.number in manifests:
-                new = Dataset(self.storage, self.name, dataset.number, manifests[dataset.number])
-                renewed[dataset.digest] = renewed[new.digest] = new
-        for view in self.storage.list(f"datasets/{self.name}/views"):
-            self._renew_view(f"datasets/{self.name}/views/{view}", renewed)
-        for number, manifest in manifests.items():
-            self.storage.replace(manifest_path(self.name, number), canonical(manifest))
-        self._remove()
+    def _unlisted(self) -> Iterator[str]:
+        """Files with the user that no version lists: of a preparation that was refused or cut off."""
+        listed = _listed(self._datasets)
+        for folder, column in (("vocab", "key"), ("users", "user"), ("quarantine", "text")):
+            search = self._erased.mentioned if column == "text" else self._erased.known
+            paths = {f"{self._base}/{folder}/{name}" for name in self.storage.list(f"{self._base}/{folder}")}
+            for path in sorted(paths - listed):
+                table = pq.read_table(pa.BufferReader(self.storage.read(path)), columns=[column])
+                if search(table[column]).any():
+                    yield path
 
     # ---- manifests
 
-    def _without(self, dataset: Dataset) -> Json:
+    def _manifest(self, dataset: Dataset) -> Json:
         """The manifest with new files in the place of those that hold the user."""
-        index, manifest = self.found[dataset.number], dict(dataset.manifest)
-        segments = [self._segment(listed, index) for listed in manifest["events"]]
-        manifest["events"] = [listed for listed, _ in segments if listed]
-        items = np.concatenate([np.empty(0, np.int64), *(taken for _, taken in segments)])
-        quarantined = [self._rewrite("quarantine", listed, self._unmentioned) for listed in manifest["quarantine"]]
-        manifest["quarantine"] = [listed for listed in quarantined if listed]
-        if manifest["users"]:
-            manifest["users"] = self._rewrite("users", manifest["users"], self._other_users)
-        vocab = manifest["vocab"]
-        manifest["vocab"] = {
-            "user": self._rewrite("vocab", vocab["user"], lambda table: _tombstone(table, index)),
-            "item": self._rewrite("vocab", vocab["item"], lambda table: _fewer(table, "events", items)),
-        }
-        self.events = max(self.events, len(items))
+        manifest, index = dataset.manifest, self.found[dataset.number]
+        segments, gone = self._segments(manifest, index)
+        tables = vocabularies(dataset)
+        left = {"user": _tombstone(tables["user"], index), "item": _seen_less(tables["item"], gone)}
+        taken = sum(events.num_rows for events in gone)
+        self._taken[dataset.number] = taken
+        self.events = max(self.events, taken)
         counts = manifest["counts"]
-        fewer = {"events": counts["events"] - len(items), "erased": counts["erased"] + len(items)}
-        return manifest | {"counts": counts | fewer}
+        return {
+            **manifest,
+            "events": segments,
+            "time_range_ms": _time_range(manifest["time_range_ms"], segments),
+            "vocab": {name: self._renewed("vocab", manifest["vocab"][name], tables[name], left[name]) for name in left},
+            "users": self._users(manifest["users"]),
+            "quarantine": [self._quarantine(listed) for listed in manifest["quarantine"]],
+            "counts": {**counts, "events": counts["events"] - taken, "erased": counts["erased"] + taken},
+            "statistics": self._statistics(dataset, gone, left),
+        }
 
-    def _segment(self, listed: Json, index: int) -> tuple[Json | None, np.ndarray]:
-        """A segment without the user, and the items of the events that were taken out."""
-        events = read_part(self.storage, listed)
-        mine = pc.equal(events["user"], index)
-        items = events.filter(mine)["item"].to_numpy()
-        if not len(items):
-            return listed, items
-        rest = events.filter(pc.invert(mine))
-        if rest.num_rows:
-            entry = write_segment(self.storage, self.name, rest, listed["partition"], listed["batch"])
-        self.replaced.add(listed["path"])
-        return entry if rest.num_rows else None, items
+    def _segments(self, manifest: Json, index: int) -> tuple[list[Json], list[pa.Table]]:
+        """The segments without the user, and the events that were taken out."""
+        (mine,) = partition_of(pa.array([self.user]), manifest["partitions"]).tolist()
+        segments: list[Json] = []
+        gone: list[pa.Table] = []
+        for listed in manifest["events"]:
+            if index == NOBODY or listed["partition"] != mine:
+                segments.append(listed)
+                continue
+            events = read_part(self.storage, listed)
+            theirs = pc.equal(events["user"], index)
+            rest = events.filter(pc.invert(theirs))
+            if rest.num_rows == events.num_rows:
+                segments.append(listed)
+                continue
+            gone.append(events.filter(theirs))
+            self.replaced.add(listed["path"])
+            if rest.num_rows:
+                segments.append(write_segment(self.storage, self.name, rest, mine, listed["batch"]))
+        return segments, gone
 
-    def _rewrite(self, folder: str, listed: Json, change: Callable[[pa.Table], pa.Table]) -> Json | None:
-        """A file after a change; itself when that changes nothing, None when it leaves no row."""
-        table = read_part(self.storage, listed)
-        changed = change(table)
-        if changed.equals(table):
+    def _users(self, listed: Json | None) -> Json | None:
+        if listed is None:
+            return None
+        users = read_part(self.storage, listed)
+        return self._renewed("users", listed, users, users.filter(pc.not_equal(users["user"], self.user)))
+
+    def _quarantine(self, listed: Json) -> Json:
+        if listed["path"] not in self._mentioning:
+            return listed
+        rejected = read_part(self.storage, listed)
+        return self._renewed("quarantine", listed, rejected, without_text(rejected, self._erased))
+
+    def _statistics(self, dataset: Dataset, gone: Sequence[pa.Table], left: dict[str, pa.Table]) -> Json:
+        listed: Json = dataset.manifest["statistics"]
+        if not gone:
             return listed
         self.replaced.add(listed["path"])
-        return write_table(self.storage, self.name, folder, changed) if changed.num_rows else None
+        less = [signed(segment_statistics(events), -1) for events in gone]
+        return write_statistics(self.storage, self.name, [read_statistics(dataset), *less], left)
 
-    def _unmentioned(self, rejected: pa.Table) -> pa.Table:
-        """Rejected rows whose text does not have the key as a word of its own."""
-        mentioned = pc.match_substring_regex(rejected["text"], rf"(^|\W){re.escape(self.user)}(\W|$)")
-        return rejected.filter(pc.invert(pc.fill_null(mentioned, False)))
-
-    def _other_users(self, users: pa.Table) -> pa.Table:
-        return users.filter(pc.not_equal(users["user"], self.user))
+    def _renewed(self, folder: str, listed: Json, before: pa.Table, after: pa.Table) -> Json:
+        """A file after a change; itself when that changed nothing."""
+        if after.equals(before):
+            return listed
+        self.replaced.add(listed["path"])
+        return write_table(self.storage, self.name, folder, after)
 
     # ---- views
 
-    def _renew_view(self, path: str, renewed: dict[str, Dataset]) -> None:
-        """A view without the user; one of a log that is gone is removed, as it can be built again."""
-        try:
-            view = self.storage.read_json(f"{path}/view.json")
-        except FileNotFoundError:
-            view = {"dataset": ""}
-        dataset = renewed.get(view["dataset"])
-        if dataset is None:
-            self.storage.remove(path)
-            self.replaced.add(path)
-            return
-        if dataset.number not in self.found:
-            return
-        shards = [self._shard(path, shard, self.found[dataset.number]) for shard in view["shards"]]
-        items = np.concatenate([np.empty(0, np.int64), *(taken["items"] for _, taken in shards)])
-        folds = np.concatenate([np.empty(0, np.int8), *(taken["folds"] for _, taken in shards)])
-        counts = view["counts"]
-        taken = {"users": int(len(items) > 0), "events": len(items)}
-        taken |= dict(zip(FOLDS, np.bincount(folds, minlength=len(FOLDS)).tolist(), strict=True))
-        changed = view | {
-            "dataset": dataset.digest,
-            "shards": [listed for listed, _ in shards if listed],
-            "items": self._rewrite_in(path, view["items"], lambda table: _fewer(table, "events", items)),
-            "counts": counts | {key: counts[key] - count for key, count in taken.items()},
+    def _view(self, view: str, content: Json, number: int, renewed: str) -> Json | None:
+        """A view's manifest with new files in the place of those that hold the user; None when nobody is left."""
+        shards, gone = self._shards(view, content["shards"], self.found[number])
+        items = _flattened(gone, "items")
+        fold = next((name for table in gone for name in table.column_names if name.startswith("fold_")), "")
+        folds = np.bincount(_flattened(gone, fold), minlength=len(FOLDS)).tolist()
+        taken = {"users": len(gone), "events": len(items), **dict(zip(FOLDS, folds, strict=True))}
+        known = read_part(self.storage, content["items"])
+        changed = {
+            "dataset": renewed,
+            "shards": shards,
+            "items": self._renewed(_inside(view), content["items"], known, _fewer(known, items)),
+            "counts": {key: count - taken.get(key, 0) for key, count in content["counts"].items()},
+            "filtered": _filtered(content["filtered"], self._taken[number] - len(items)),
         }
-        self.storage.replace(f"{path}/view.json", canonical(changed))
+        return {**content, **changed} if shards else None
 
-    def _shard(self, path: str, listed: Json, index: int) -> tuple[Json | None, dict[str, np.ndarray]]:
-        """A shard without the user, and the items and folds that were taken out."""
-        table = read_part(self.storage, listed)
-        mine = pc.equal(table["user"], index)
-        gone, fold = table.filter(mine), next(c for c in table.column_names if c.startswith("fold_"))
-        taken = {"items": gone["items"].combine_chunks(), "folds": gone[fold].combine_chunks()}
-        entry = self._rewrite_in(path, listed, lambda t: t.filter(pc.invert(mine)))
-        return entry, {key: column.flatten().to_numpy() for key, column in taken.items()}
+    def _shards(self, view: str, listed: Sequence[Json], index: int) -> tuple[list[Json], list[pa.Table]]:
+        """The shards without the user, and the rows that were taken out."""
+        shards: list[Json] = []
+        gone: list[pa.Table] = []
+        for shard in listed:
+            table = read_part(self.storage, shard)
+            theirs = pc.equal(table["user"], index)
+            rest, mine = table.filter(pc.invert(theirs)), table.filter(theirs)
+            if mine.num_rows:
+                gone.append(mine)
+            renewed = self._renewed(_inside(view), shard, table, rest)
+            if rest.num_rows:
+                shards.append(renewed)
+        return shards, gone
 
-    def _rewrite_in(self, view: str, listed: Json, change: Callable[[pa.Table], pa.Table]) -> Json | None:
-        return self._rewrite(view.removeprefix(f"datasets/{self.name}/"), listed, change)
 
-    # ---- the end
+def _listed(datasets: Sequence[Dataset]) -> set[str]:
+    """Every file that some version lists."""
+    return {part["path"] for dataset in datasets for part in dataset.parts()}
 
-    def _remove(self) -> None:
-        """Remove what was replaced, unless something lists it again: equal content has an equal name."""
-        datasets = [open_dataset(self.storage, self.name, n) for n in manifest_numbers(self.storage, self.name)]
-        listed = {part["path"] for dataset in datasets for part in dataset.parts()}
-        for path in sorted(self.replaced - listed):
-            if self.storage.exists(path):
-                self.storage.remove(path)
+
+def _inside(view: str) -> str:
+    """The folder of a view in its Dataset."""
+    return view.split("/", 2)[2]
+
+
+def _flattened(tables: Sequence[pa.Table], column: str) -> np.ndarray:
+    """All values of a column of lists: ``[N]`` integers."""
+    return np.concatenate([np.empty(0, np.int64), *(t[column].combine_chunks().flatten().to_numpy() for t in tables)])
+
+
+def _time_range(before: list[int] | None, segments: Sequence[Json]) -> list[int] | None:
+    if before is None or not segments:
+        return before
+    first, last = zip(*(segment["time_range_ms"] for segment in segments), strict=True)
+    return [min(first), max(last)]
 
 
 def _tombstone(users: pa.Table, index: int) -> pa.Table:
@@ -255,8 +355,32 @@ def _tombstone(users: pa.Table, index: int) -> pa.Table:
     return pa.table({name: columns.get(name, users[name]) for name in users.column_names}, schema=users.schema)
 
 
-def _fewer(table: pa.Table, column: str, items: np.ndarray) -> pa.Table:
-    """A table of items by ``index`` with one event less for each of ``items``."""
+def _seen_less(vocabulary: pa.Table, gone: Sequence[pa.Table]) -> pa.Table:
+    """The vocabulary of items without events that are gone.
+
+    When an item was first and last seen stays, while it has events: to tell whose those were, all would be read.
+    """
+    items = np.concatenate([np.empty(0, np.int64), *(events["item"].to_numpy() for events in gone)])
+    fewer = _fewer(vocabulary, items)
+    never = pc.equal(fewer["events"], 0)
+    columns = {name: pc.if_else(never, None, fewer[name]) for name in ("first_seen", "last_seen")}
+    return pa.table({name: columns.get(name, fewer[name]) for name in fewer.column_names}, schema=vocabulary.schema)
+
+
+def _fewer(table: pa.Table, items: np.ndarray) -> pa.Table:
+    """A table with ``index`` and ``events``, with one event less for each of ``items``."""
     taken = np.bincount(items, minlength=int(pc.max(table["index"]).as_py() or 0) + 1)
-    left = table[column].to_numpy() - taken[table["index"].to_numpy()]
-    return table.set_column(table.column_names.index(column), column, pa.array(left))
+    left = table["events"].to_numpy() - taken[table["index"].to_numpy()]
+    return table.set_column(table.column_names.index("events"), "events", pa.array(left))
+
+
+def _filtered(filtered: dict[str, int], gone: int) -> dict[str, int]:
+    """Events that are not in the view, by reason, when some of them are gone from the log.
+
+    Which reason those had was not kept: they are taken for having had the most frequent one, so that the sum is right.
+    """
+    left: dict[str, int] = {}
+    for reason in sorted(filtered, key=filtered.__getitem__, reverse=True):
+        left[reason] = filtered[reason] - min(filtered[reason], gone)
+        gone -= min(filtered[reason], gone)
+    return {reason: count for reason, count in left.items() if count}

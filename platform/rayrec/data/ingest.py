@@ -22,7 +22,7 @@ from rayrec.data.files import SourceFile
 from rayrec.data.passes import Row, parquet_bytes, run_pass
 from rayrec.data.readers import column_names, read_blocks
 from rayrec.data.spill import partition_of, write_spill
-from rayrec.data.tombstones import forget
+from rayrec.data.tombstones import Erased, forget
 from rayrec.errors import DataError
 from rayrec.recipe import Recipe
 from rayrec.recipe_data import EventSource
@@ -79,19 +79,19 @@ class Ingested:
         return min(file["first"] for file in self.files), max(file["last"] for file in self.files)
 
 
-def ingest(recipe: Recipe, files: Sequence[SourceFile], shuffle: Shuffle, erased: Sequence[int]) -> Ingested:
+def ingest(recipe: Recipe, files: Sequence[SourceFile], shuffle: Shuffle, erased: Erased) -> Ingested:
     """Read and clean files.
 
     Args:
         recipe: The recipe.
         files: Which.
         shuffle: Where to.
-        erased: Fingerprints of users whose rows are passed over (`rayrec.data.tombstones`).
+        erased: Users whose rows are passed over.
 
     Raises:
         DataError: A file or column cannot be read, or too many rows are unusable.
     """
-    work = partial(_ingest_file, recipe=recipe, shuffle=shuffle, erased=frozenset(erased))
+    work = partial(_ingest_file, recipe=recipe, shuffle=shuffle, erased=erased)
     items = ({"file": f.ordinal, "uri": f.uri, "source": f.source, "name": f.name} for f in files)
     found = [json.loads(row["found"]) for row in run_pass(work, items)]
     _check_columns(recipe, found, files)
@@ -105,7 +105,7 @@ def ingest(recipe: Recipe, files: Sequence[SourceFile], shuffle: Shuffle, erased
     )
 
 
-def _ingest_file(row: Row, recipe: Recipe, shuffle: Shuffle, erased: frozenset[int]) -> Row:
+def _ingest_file(row: Row, recipe: Recipe, shuffle: Shuffle, erased: Erased) -> Row:
     """One file: its events written by user, its rejected rows to the quarantine; counts and paths come back."""
     uri, source = str(row["uri"]), recipe.data.sources[int(row["source"])]
     names = _column_names(uri, source)
@@ -116,7 +116,7 @@ def _ingest_file(row: Row, recipe: Recipe, shuffle: Shuffle, erased: frozenset[i
     for block in read_blocks(uri, source, wanted):
         cleaned = clean_events(block, names, source, int(row["file"]))
         everyone = _with_contexts(cleaned.events, context_columns(recipe))
-        events, rejected = forget(everyone, cleaned.rejected, recipe.name, erased)
+        events, rejected = forget(everyone, cleaned.rejected, erased)
         counts.add(block, wanted, events, rejected, everyone.num_rows - events.num_rows)
         quarantine.add(rejected)
         writer.add(events)
@@ -218,6 +218,8 @@ class _Quarantine:
     def add(self, rejected: pa.Table) -> None:
         if not rejected.num_rows:
             return
+        # Cleaning tells first of what was no row at all, of each block.
+        rejected = rejected.sort_by("row")
         self.example = self.example or rejected.slice(0, 1).to_pylist()[0]
         self._waiting.append(rejected)
         for table in self._whole():

@@ -35,8 +35,9 @@ def chronological(users: np.ndarray, timestamps: np.ndarray, sources: np.ndarray
 def _joined(users: np.ndarray, timestamps: np.ndarray) -> np.ndarray | None:
     """User and time in one number each; None where that takes too many bits."""
     first, low = timestamps.min(), users.min()
-    bits = int(timestamps.max() - first).bit_length()
-    if bits + int(users.max() - low).bit_length() > KEY_BITS:
+    # Python's integers: a difference of two of 64 bits may take 65.
+    bits = (int(timestamps.max()) - int(first)).bit_length()
+    if bits + (int(users.max()) - int(low)).bit_length() > KEY_BITS:
         return None
     joined: np.ndarray = ((users - low) << bits) | (timestamps - first)
     return joined

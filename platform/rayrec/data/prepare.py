@@ -16,16 +16,15 @@ from typing import Literal
 
 import pyarrow as pa
 
-from rayrec.artifacts import Json, Storage, canonical, digest
+from rayrec.artifacts import Json, Storage
 from rayrec.data.cleaning import ROW_BITS
 from rayrec.data.dataset import SCHEMA, Dataset, manifest_numbers, open_dataset, publish_manifest, write_table
 from rayrec.data.files import SourceFile, list_files, provide
 from rayrec.data.ingest import Ingested, Shuffle, ingest
-from rayrec.data.segments import Log, Written, write_log
+from rayrec.data.segments import Log, Written, write_log, write_statistics
 from rayrec.data.splits import check_split
-from rayrec.data.statistics import log_statistics
 from rayrec.data.tables import read_items, read_users
-from rayrec.data.tombstones import erased_users
+from rayrec.data.tombstones import Erased, erased_users
 from rayrec.data.views import build_view
 from rayrec.data.vocabulary import number_keys, vocabulary
 from rayrec.errors import DataError, RecipeError
@@ -70,12 +69,17 @@ def prepare(recipe: Recipe, storage: Storage, append: bool = False) -> Prepared:
         files = new_files(files, parent)
         if not files:
             return Prepared(parent, build_view(recipe, parent))
-    with storage.workspace(f"datasets/{recipe.name}") as folder:
-        manifest = _make(recipe, storage, files, parent, folder)
-    # The view first: a Dataset that the recipe can make nothing of is not published.
-    view = build_view(recipe, Dataset(storage, recipe.name, 0, manifest))
-    if parent is not None and open_dataset(storage, recipe.name, parent.number).digest != parent.digest:
-        raise DataError(f"Dataset '{recipe.name}' was changed meanwhile (a user was erased). Give the command again.")
+    erased = erased_users(storage, recipe.name)
+    try:
+        with storage.workspace(f"datasets/{recipe.name}") as folder:
+            manifest = _make(recipe, Shuffle(storage, folder, _partitions(files, parent)), files, parent, erased)
+        # The view first: a Dataset that the recipe can make nothing of is not published.
+        view = build_view(recipe, Dataset(storage, recipe.name, 0, manifest))
+    except DataError:
+        # A file that is missing may be one of a user who was erased.
+        _check_unchanged(storage, recipe.name, parent, erased)
+        raise
+    _check_unchanged(storage, recipe.name, parent, erased)
     return Prepared(publish_manifest(storage, recipe.name, manifest), view)
 
 
@@ -117,6 +121,14 @@ def _warn_of_untimed(recipe: Recipe) -> None:
 
 def _check_appendable(recipe: Recipe, parent: Dataset) -> None:
     now = _settings(recipe)
+    sources, before = now.pop("sources"), parent.manifest["sources"]
+    # Files are known by the place of their source: another one in that place would pass for it.
+    moved = [place for place, source in enumerate(before) if sources[place : place + 1] != [source]]
+    if moved:
+        raise RecipeError(
+            f"--append: data.sources.{moved[0]} of the Dataset '{parent.name}' would be another (in its columns or "
+            "type). New sources go after those that are there; for other columns prepare without --append."
+        )
     changed = [key for key, value in now.items() if parent.manifest[key] != value]
     if changed:
         raise RecipeError(
@@ -126,10 +138,19 @@ def _check_appendable(recipe: Recipe, parent: Dataset) -> None:
         )
 
 
+def _check_unchanged(storage: Storage, name: str, parent: Dataset | None, erased: Erased) -> None:
+    """Refuse to publish what lacks the events of another append, or has those of a user who was erased."""
+    if parent is not None and open_dataset(storage, name).digest != parent.digest:
+        raise DataError(f"Dataset '{name}' was changed meanwhile, by another command. Give this one again.")
+    if erased_users(storage, name) != erased:
+        raise DataError(f"Dataset '{name}' was changed meanwhile: a user was erased. Give this command again.")
+
+
 def _settings(recipe: Recipe) -> Json:
     """What must be the same for all events of a log."""
+    sources = [source.model_dump(mode="json", include={"columns", "type"}) for source in recipe.data.sources]
     order = "timestamp" if timed(recipe) else "file"
-    return {"simulated": recipe.simulated, "order": order, "deduplicate": _keep(recipe)}
+    return {"sources": sources, "simulated": recipe.simulated, "order": order, "deduplicate": _keep(recipe)}
 
 
 def _keep(recipe: Recipe) -> Literal["first", "last", "no"]:
@@ -137,12 +158,13 @@ def _keep(recipe: Recipe) -> Literal["first", "last", "no"]:
     return recipe.data.clean.deduplicate if timed(recipe) else "no"
 
 
-def _make(recipe: Recipe, storage: Storage, files: Sequence[SourceFile], parent: Dataset | None, folder: str) -> Json:
+def _make(
+    recipe: Recipe, shuffle: Shuffle, files: Sequence[SourceFile], parent: Dataset | None, erased: Erased
+) -> Json:
     """Write everything that a new manifest lists. Returns the manifest."""
-    base = parent.manifest if parent else None
-    shuffle = Shuffle(storage, folder, base["partitions"] if base else _partitions(files))
-    ingested = ingest(recipe, files, shuffle, erased_users(storage, recipe.name))
-    tables = {"user": read_users(recipe, storage), "item": read_items(recipe, storage)}
+    base, storage = parent.manifest if parent else None, shuffle.storage
+    ingested = ingest(recipe, files, shuffle, erased)
+    tables = {"user": _without(erased, read_users(recipe, storage)), "item": read_items(recipe, storage)}
     bases = {name: parent.vocabulary(name) if parent else None for name in tables}
     keys = number_keys(ingested, shuffle, bases, tables)
     listed = [*(base["files"] if base else []), *_listed(files, ingested)]
@@ -152,6 +174,7 @@ def _make(recipe: Recipe, storage: Storage, files: Sequence[SourceFile], parent:
     log = Log(recipe.name, segments, ranks, batch, _keep(recipe))
     written = write_log(log, ingested, shuffle, keys)
     vocabularies = {name: vocabulary(keys[name], bases[name], written.seen[name]) for name in tables}
+    before = [storage.read_json(base["statistics"]["path"])] if base else []
 
     def publish(folder: str, table: pa.Table | None) -> Json | None:
         return None if table is None else write_table(storage, recipe.name, folder, table)
@@ -171,14 +194,20 @@ def _make(recipe: Recipe, storage: Storage, files: Sequence[SourceFile], parent:
         "items": publish("items", tables["item"]),
         "users": publish("users", tables["user"]),
         "quarantine": [*(base["quarantine"] if base else []), *(q for f in ingested.files for q in f["quarantine"])],
-        "statistics": _write_statistics(storage, recipe.name, written, base, vocabularies),
+        "statistics": write_statistics(storage, recipe.name, [*before, *written.statistics], vocabularies),
         "item_columns": recipe.data.items.columns.model_dump() if recipe.data.items else None,
         "category_separator": recipe.data.items.category_separator if recipe.data.items else None,
     }
 
 
-def _partitions(files: Sequence[SourceFile]) -> int:
+def _partitions(files: Sequence[SourceFile], parent: Dataset | None) -> int:
+    if parent is not None:
+        return int(parent.manifest["partitions"])
     return int(min(MAX_PARTITIONS, 1 + sum(file.size for file in files) // PARTITION_BYTES))
+
+
+def _without(erased: Erased, users: pa.Table | None) -> pa.Table | None:
+    return None if users is None else users.filter(pa.array(~erased.known(users["user"])))
 
 
 def _listed(files: Sequence[SourceFile], ingested: Ingested) -> list[Json]:
@@ -210,13 +239,3 @@ def _counts(ingested: Ingested, written: Written, base: Json | None) -> Json:
 
 def _reasons(ingested: Ingested, base: Json | None) -> Json:
     return dict(sorted((ingested.reasons + Counter(base["reasons"] if base else {})).items()))
-
-
-def _write_statistics(
-    storage: Storage, name: str, written: Written, base: Json | None, vocabularies: dict[str, pa.Table]
-) -> Json:
-    """Counts for the report, of all events."""
-    before = [storage.read_json(base["statistics"]["path"])] if base else []
-    data = canonical(log_statistics([*before, *written.statistics], vocabularies))
-    path = storage.write_content(f"datasets/{name}/statistics", data, ".json")
-    return {"path": path, "sha256": digest(data), "bytes": len(data)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -12,17 +12,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rayrec.artifacts import Json, Storage, canonical
+from rayrec.artifacts import Json, Storage, canonical, digest
 from rayrec.data.cleaning import ROW_BITS
 from rayrec.data.dataset import read_part, write_table
 from rayrec.data.ingest import Ingested, Shuffle
 from rayrec.data.order import chronological, repeated
 from rayrec.data.passes import Row, Shared, from_bytes, run_pass, share, to_bytes
 from rayrec.data.spill import read_spills
-from rayrec.data.statistics import segment_statistics, signed
+from rayrec.data.statistics import log_statistics, segment_statistics, signed
 from rayrec.data.vocabulary import SEEN, Keys, seen
 
 KEY_COLUMNS = ["event_id", "user", "item", "type", "timestamp"]
+CONTEXT = "context_"
 
 
 @dataclass(frozen=True)
@@ -154,7 +155,15 @@ def write_segment(storage: Storage, name: str, events: pa.Table, partition: int,
         "partition": partition,
         "batch": batch,
         "time_range_ms": [times["min"], times["max"]],
+        "context": [column for column in events.column_names if column.startswith(CONTEXT)],
     }
+
+
+def write_statistics(storage: Storage, name: str, parts: Sequence[Json], vocabularies: Mapping[str, pa.Table]) -> Json:
+    """Write `log_statistics` under the name its content gives it. Returns the entry for the manifest."""
+    data = canonical(log_statistics(parts, vocabularies))
+    path = storage.write_content(f"datasets/{name}/statistics", data, ".json")
+    return {"path": path, "sha256": digest(data), "bytes": len(data)}
 
 
 def read_partition(
@@ -162,13 +171,23 @@ def read_partition(
 ) -> pa.Table:
     """The events of a partition's users, ordered by user, time and source; ``event_id``, ``user`` and more columns.
 
+    Context that was not asked for yet when a segment was written is null there.
+
     Raises:
         DataError: A segment is missing or was changed.
     """
     wanted = list(dict.fromkeys(["event_id", "user", "timestamp", *columns]))
     mine = [segment for segment in segments if segment["partition"] == partition]
-    tables = [read_part(storage, segment, wanted) for segment in mine]
+    tables = [_columns(storage, segment, wanted) for segment in mine]
     return ordered(pa.concat_tables(tables).unify_dictionaries(), ranks) if len(tables) > 1 else tables[0]
+
+
+def _columns(storage: Storage, segment: Json, wanted: Sequence[str]) -> pa.Table:
+    absent = [name for name in wanted if name.startswith(CONTEXT) and name not in segment["context"]]
+    table = read_part(storage, segment, [name for name in wanted if name not in absent])
+    for name in absent:
+        table = table.append_column(name, pa.nulls(table.num_rows, pa.string()))
+    return table.select(wanted)
 
 
 def source_order(event_ids: np.ndarray, ranks: np.ndarray) -> np.ndarray:

@@ -17,8 +17,7 @@ from rayrec.data.fitting import log_column
 from rayrec.data.passes import Row, from_bytes, run_pass, to_bytes
 from rayrec.data.segments import read_partition
 from rayrec.data.spill import read_spills, write_spill
-from rayrec.data.splits import moment
-from rayrec.recipe_data import Clean, Data, Rate
+from rayrec.recipe_data import Clean, Data, Rate, moment
 
 COUNTS = pa.schema([("item", pa.int64()), ("events", pa.int64())])
 
@@ -32,7 +31,7 @@ class Selection:
         paths: The files.
         filtered: Events left out so far, by reason.
         events: Events in the files.
-        last: The latest timestamp.
+        last: The latest timestamp; maybe of an event that does not stay (see `latest`).
         keep_items: ``[V + 1]`` bool by vocabulary index: which items stay; None where all do.
         min_user_events: Users with fewer events on them do not.
     """
@@ -97,8 +96,19 @@ def select(data: Data, dataset: Dataset, columns: Sequence[str], workspace: str)
     return _k_core(selection, data.view.min_item_events, dataset.manifest["vocab"]["item"]["rows"])
 
 
+def latest(selection: Selection) -> int:
+    """The latest timestamp of the events that stay, epoch milliseconds."""
+    rows = run_pass(partial(_latest, selection=selection), selection.work())
+    return max((int(row["last"]) for row in rows), default=0)
+
+
+def _latest(row: Row, selection: Selection) -> Row:
+    events = selection.read(str(row["path"]), ["user", "item", "timestamp"])
+    return {"last": pc.max(events["timestamp"]).as_py() or 0}
+
+
 def _select(row: Row, data: Data, dataset: Dataset, columns: Sequence[str], workspace: str) -> Row:
-    wanted = ["event_id", "user", "item", "type", "timestamp", *columns]
+    wanted = dict.fromkeys(["event_id", "user", "item", "type", "timestamp", *columns])
     needed = dict.fromkeys([*wanted, *_filtered_columns(data.clean)])
     manifest = dataset.manifest
     events = read_partition(dataset.storage, manifest["events"], int(row["partition"]), dataset.ranks, [*needed])

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import math
-import re
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from rayrec.errors import RecipeError
 from rayrec.features.hashing import mix64
-from rayrec.recipe_data import Split
+from rayrec.recipe_data import Split, duration, moment
 
 TRAIN, VALIDATION, TEST = 0, 1, 2
 FOLDS = {"train": TRAIN, "validation": VALIDATION, "test": TEST}
-DURATION = re.compile(r"(\d+)\s*([smhdw])")
-SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
 
 @dataclass(frozen=True)
@@ -107,50 +103,24 @@ def check_split(split: Split, timed: bool) -> None:
     """Find what is wrong with a split before any work is done.
 
     Raises:
-        RecipeError: A split by time of a log without times, or by what is no time.
+        RecipeError: A split by time of a log without times.
     """
-    if split.kind != "time":
-        return
-    if not timed:
+    if split.kind == "time" and not timed:
         raise RecipeError(
             "data.split.kind = 'time': the log has no timestamp column, so there is no time to split by. "
             "Map `columns.timestamp`, or use leave-one-out."
         )
-    if isinstance(split.test, str):
-        moments = [moment(str(text)) for text in (split.validation_share, split.test) if duration(str(text)) is None]
-        if len(moments) == 1:
-            raise RecipeError("data.split: validation and test are both points in time, or both durations such as 7d.")
-        if len(moments) == 2 and moments[0] >= moments[1]:
-            raise RecipeError(f"data.split: validation ({split.validation}) must begin before test ({split.test}).")
 
 
-def moment(text: str) -> float:
-    """An ISO 8601 date or time as epoch milliseconds, UTC where it names no zone.
-
-    Raises:
-        RecipeError: It is none.
-    """
-    parsed: Any = pd.to_datetime(text, utc=True, errors="coerce")
-    if pd.isna(parsed):
-        raise RecipeError(f"data: '{text}' is no date or time. Write it as 2025-03-31 or 2025-03-31T12:00:00Z.")
-    return float(parsed.timestamp() * 1000)
-
-
-def duration(text: str) -> int | None:
-    """A duration such as ``7d`` in milliseconds; None when it is none."""
-    found = DURATION.fullmatch(text.strip())
-    return int(found[1]) * SECONDS[found[2]] * 1000 if found else None
-
-
-def fixed_bounds(split: Split, last: int) -> tuple[float, float] | None:
-    """Where validation and test begin, when that is said as moments or durations before the ``last`` event."""
+def fixed_bounds(split: Split, last: Callable[[], int]) -> tuple[float, float] | None:
+    """Where validation and test begin, when that is said as moments, or as durations before the ``last`` event."""
     if split.kind != "time" or not isinstance(split.test, str):
         return None
     validation, test = str(split.validation_share), split.test
     lasts = [duration(validation), duration(test)]
     if None in lasts:
         return moment(validation), moment(test)
-    begins = last + 1 - (lasts[1] or 0)
+    begins = last() + 1 - (lasts[1] or 0)
     return float(begins - (lasts[0] or 0)), float(begins)
 
 

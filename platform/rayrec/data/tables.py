@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from functools import partial
 from typing import Any
@@ -67,21 +68,26 @@ def _read(source: TableSource, columns: dict[str, Any], name: str, storage: Stor
 
 
 def _read_file(row: Row, source: TableSource) -> Row:
-    uri = str(row["uri"])
-    separator = source.category_separator if isinstance(source, ItemSource) else "|"
-    tables = [
-        pa.table({name: _text(block.table[name], separator) for name in block.table.column_names})
-        for block in read_blocks(uri, source, None)
-        if block.table.num_rows
-    ]
+    tables = [_texts(block.table, source) for block in read_blocks(str(row["uri"]), source, None) if len(block.rows)]
     return {"table": to_bytes(pa.concat_tables(tables, promote_options="default") if tables else pa.table({}))}
 
 
-def _text(column: pa.ChunkedArray, separator: str) -> pa.Array:
-    """A column as text; a list, as JSON and Parquet have them for categories, as CSV would write it."""
-    kind = column.type
-    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind)):
-        return column_as_text(column)
-    lists = column.to_pylist()
-    joined = [None if v is None else separator.join(str(part) for part in v if part is not None) for v in lists]
-    return pa.array(joined, pa.string())
+def _texts(table: pa.Table, source: TableSource) -> pa.Table:
+    """All columns as text. Lists are JSON, but those of categories are as CSV has them."""
+    texts = {name: column_as_text(table[name]) for name in table.column_names}
+    if isinstance(source, ItemSource) and source.columns.categories is not None:
+        categories = source.columns.categories
+        name = table.column_names[categories] if isinstance(categories, int) else categories
+        if name in texts:
+            joined = (_joined(text, source.category_separator) for text in texts[name].to_pylist())
+            texts[name] = pa.array(joined, pa.string())
+    return pa.table(texts)
+
+
+def _joined(text: str | None, separator: str) -> str | None:
+    """What a JSON list says, between separators; any other text as it is."""
+    try:
+        parts = json.loads(text) if text and text.startswith("[") else None
+    except (ValueError, RecursionError):
+        parts = None
+    return text if parts is None else separator.join(str(part) for part in parts if part is not None)

@@ -25,7 +25,7 @@ from rayrec.data.fitting import (
     publish_fitted,
 )
 from rayrec.data.passes import Row, Shared, from_bytes, parquet_bytes, part, run_pass, share, to_bytes
-from rayrec.data.selection import Selection, count_items, item_counts, select
+from rayrec.data.selection import Selection, count_items, item_counts, latest, select
 from rayrec.data.splits import FOLDS, TRAIN, Events, check_split, fixed_bounds, folds
 from rayrec.errors import DataError
 from rayrec.features.histories import Histories
@@ -68,8 +68,7 @@ def build_view(recipe: Recipe, dataset: Dataset) -> str:
     data = recipe.data
     check_split(data.split, timed=dataset.manifest["order"] == "timestamp")
     settings = _settings(data)
-    log = {key: dataset.manifest[key] for key in ("files", "events", "items", "users")}
-    identity = short_digest({"log": log, **settings, "code": code_version("data", "features")})
+    identity = short_digest({"dataset": dataset.digest, **settings, "code": code_version("data", "features")})
     folder = f"{dataset.path}/views/{identity}"
     if dataset.storage.exists(f"{folder}/view.json"):
         return identity
@@ -205,7 +204,7 @@ def lengths_of(users: np.ndarray) -> np.ndarray:
 def _make(data: Data, dataset: Dataset, folder: str, workspace: str) -> Json:
     """Write what a view's manifest lists. Returns the manifest, but for the settings."""
     selection = select(data, dataset, _columns(data), workspace)
-    bounds = fixed_bounds(data.split, selection.last) or _shares_of_time(data, dataset, selection)
+    bounds = fixed_bounds(data.split, partial(latest, selection)) or _shares_of_time(data, dataset, selection)
     plan = _Plan(data, dataset, folder, selection, bounds)
     learnt, items = _learn(plan)
     rows = run_pass(partial(_write_shard, plan=plan, learnt=learnt), selection.work())

@@ -26,7 +26,7 @@ def hash64(texts: pa.Array | pa.ChunkedArray, seed: int = 0) -> np.ndarray:
     )
     # Every eight bytes of the buffer, wherever they begin, as one number.
     words = np.ndarray((max(1, len(padded) - WORD + 1),), "<u8", padded, strides=(1,))
-    state = mix64(lengths.astype(np.uint64) + np.uint64(seed % (1 << 64)) * GOLDEN)
+    state = mix64(lengths.astype(np.uint64) + np.uint64(seed * int(GOLDEN) % (1 << 64)))
     longest, everyone = int(lengths.max(initial=0)), np.arange(len(array))
     for position in range(0, longest, WORD):
         rows = everyone if position == 0 else np.flatnonzero(lengths > position)

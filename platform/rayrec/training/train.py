@@ -20,9 +20,9 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 
 from rayrec.artifacts import Json, Storage
 from rayrec.data.dataset import Dataset, open_dataset
-from rayrec.data.splits import TRAIN
+from rayrec.data.splits import TRAIN, VALIDATION
 from rayrec.data.views import Sequences, load_view, open_view
-from rayrec.errors import ClusterError, ModelError, RayrecError, StorageError
+from rayrec.errors import ClusterError, DataError, ModelError, RayrecError, StorageError
 from rayrec.evaluation.full_ranking import rank_users
 from rayrec.evaluation.held_out import held_out
 from rayrec.inference.bundle import publish_bundle
@@ -258,7 +258,16 @@ def _load(job: TrainJob) -> tuple[Sequences, Dataset]:
 
 
 def _validator(recipe: Recipe, sequences: Sequences, world: World) -> Callable[[Recommender], Metrics]:
-    """Full ranking of the validation fold, the users shared out among the workers."""
+    """Full ranking of the validation fold, the users shared out among the workers.
+
+    Raises:
+        DataError: There are no validation events.
+    """
+    if not (sequences.folds == VALIDATION).any():
+        raise DataError(
+            "training: the view has no validation events, by which the best epoch is found. Set data.split.validation "
+            "to a share of the training events such as 0.1, or add a source with `fold: validation`."
+        )
     metric = recipe.training.metric
     k = parse_metric(metric)[1]
     users = held_out(sequences, "validation").part(world.rank, world.size)
