@@ -20,7 +20,7 @@ os.environ.update(
     RAY_USAGE_STATS_ENABLED="0",
     MLFLOW_DISABLE_TELEMETRY="true",
 )
-for variable in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI", "RAYREC_BENCH_DATA"):
+for variable in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI"):
     os.environ.pop(variable, None)
 
 

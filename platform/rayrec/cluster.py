@@ -40,6 +40,9 @@ SETTINGS = {
     "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
 }
 HAPROXY_PORTS = ("RAY_SERVE_HAPROXY_METRICS_PORT", "RAY_SERVE_HAPROXY_STATS_PORT")
+AGENT_PORT = 52365
+"""Ray's own choice, on which jobs depend."""
+
 START_SECONDS = 60
 CONNECT_SECONDS = 3
 STOP_SECONDS = 20
@@ -172,6 +175,9 @@ def start_standing(port: int = 6379, dashboard_port: int = 8265) -> Json:
     log.parent.mkdir(parents=True, exist_ok=True)
     command = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--disable-usage-stats"]
     command += [f"--port={port}", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard_port}"]
+    if _answers(f"127.0.0.1:{AGENT_PORT}"):
+        # Another Ray on this machine has it. Ray itself would start all the same, and refuse every job.
+        command += [f"--dashboard-agent-listen-port={free_port()}"]
     with log.open("wb") as output:
         process = subprocess.Popen(
             command,

@@ -315,3 +315,9 @@ def test_a_file_that_is_one_list_of_all_objects_is_one_message(monkeypatch: pyte
     ) as caught:
         prepared(json.dumps(rows).encode(), "log.json")
     check_message(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"\xef\xbb\xbf", b"\n", b"\xef\xbb\xbf\r\n \n", b""])
+def test_json_lines_with_nothing_in_them_are_one_message(content: bytes) -> None:
+    with pytest.raises(DataError, match=r"no rows|is empty"):
+        prepared(content, "log.jsonl")

@@ -28,8 +28,8 @@ from rayrec.recipe_files import to_yaml
 
 Make = Callable[..., Recipe]
 COLUMNS = {"user": "user", "item": "item", "timestamp": "time", "type": "kind", "value": "value"}
-VALUES: list[Any] = [1, 1.5, "2", "", None, 1e-7, 3.0, 12345678901234567]
-KEYS: list[Any] = [3, 3.0, "3", True, "Köln", "o'neil", 2**53 + 1, "2024-01-01"]
+VALUES: list[Any] = [1, 1.5, "2", "", "much", None, 1e-7, 3.0, 12345678901234567]
+KEYS: list[Any] = [3, 3.0, "3", None, True, "Köln", "o'neil", 2**53 + 1, "2024-01-01"]
 
 
 def write_logs(logs: Path, seed: int = 0) -> None:

@@ -265,7 +265,7 @@ NEEDED = {
         LOG + "bad\n",
         {},
         {},
-        "1 of 7 rows .* row 6 \\(from 0\\) of .*log.csv: 1 columns instead of 3: bad",
+        "1 of 7 rows .* row 6 \\(from 0\\) of .*log.csv: 1 columns instead of 3: 'bad'",
     ),
     "only bad rows": (HEADER + "bad\n", {}, {"clean": {"max_bad_rows": 1}}, "1 of 1 rows"),
     "below the minimum": (LOG, {}, {"view": {"min_user_events": 9}}, "no user has 9 events"),

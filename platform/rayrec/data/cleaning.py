@@ -139,8 +139,14 @@ class _Problems:
     def rejected(self, table: pa.Table, rows: np.ndarray) -> list[tuple[int, str, str]]:
         """Row number, reason and text of each bad row."""
         bad = np.flatnonzero(~self.good)
-        texts = table.take(pa.array(bad)).to_pylist() if len(bad) else []
+        texts = _as_texts(table.take(pa.array(bad))).to_pylist() if len(bad) else []
         return [(int(rows[i]), str(self.reasons[i]), _shown(t)) for i, t in zip(bad, texts, strict=True)]
+
+
+def _as_texts(table: pa.Table) -> pa.Table:
+    """What is bytes stays so: it may be no text. The type of the rest depends on the rows around it."""
+    columns = {name: table[name] for name in table.column_names}
+    return pa.table({n: c if pa.types.is_binary(c.type) else column_as_text(c) for n, c in columns.items()})
 
 
 def _shown(row: dict[str, Any]) -> str:

@@ -142,7 +142,8 @@ def _headers(table: pa.Table, first: str) -> np.ndarray:
     for name in reversed(table.column_names):
         column = table[name] if len(found) == table.num_rows else table[name].take(pa.array(found))
         words = [name, BYTE_ORDER_MARK + name] if name == first else [name]
-        found = found[pc.is_in(column, pa.array(words, pa.binary())).to_numpy()]
+        same = [pc.fill_null(pc.equal(column, word.encode()), False).to_numpy() for word in words]
+        found = found[np.logical_or.reduce(same)]
     return found
 
 
@@ -158,18 +159,20 @@ class _Lines(Transcoded):
         self._length, self._cut, self._quotes = 0, False, 0
 
     def changed(self, text: bytes, final: bool) -> bytes:
-        kept, at = [], 0
+        kept: list[bytes] = []
+        start = at = 0
         while at < len(text):
-            if self._cut:
-                found = LINE_END.search(text, at)
-                end = found.start() if found else len(text)
-                self._quotes += text.count(b'"', at, end)
-                kept += [self._closed()] if found else []
+            if not self._cut:
+                at = self._whole(text, at)
+                kept += [text[start:at]] if self._cut else []
             else:
-                end = self._whole(text, at)
-                kept.append(text[at:end])
-            at = end
-        return b"".join([*kept, *([self._closed()] if final and self._cut else [])])
+                found = LINE_END.search(text, at)
+                start = found.start() if found else len(text)
+                self._quotes += text.count(b'"', at, start)
+                kept += [self._closed()] if found else []
+                at = start
+        kept += [self._closed()] if final and self._cut else []
+        return b"".join([*kept, text[start:]]) if kept or start else text
 
     def _whole(self, text: bytes, at: int) -> int:
         """Up to where lines are whole, or one is to be cut."""

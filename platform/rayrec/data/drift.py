@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from rayrec.artifacts import Json
 from rayrec.data.statistics import merge_values, rounded
 
+WEEK = 7
 DIVERGENCES = {"items": (0.1, 0.3), "types": (0.02, 0.05), "week_hours": (0.02, 0.05), "values": (0.02, 0.05)}
 """From where on a Jensen-Shannon divergence (bits, beyond chance) is medium and large.
 
@@ -54,8 +55,11 @@ def drift(now: Json, parent: Json, now_vocab: Mapping[str, pa.Table], parent_voc
     tables = {table: _split(now_vocab[table], parent_vocab[table]) for table in ("item", "user")}
     pairs = {
         "items": tables["item"],
-        **{key: _aligned(appended[key], parent[key]) for key in ("types", "week_hours", "values")},
+        **{key: _aligned(appended[key], parent[key]) for key in ("types", "values")},
     }
+    if sum(count > 0 for count in appended["days"].values()) >= WEEK:
+        # Less than a week is unlike a week however little has changed.
+        pairs["week_hours"] = _aligned(appended["week_hours"], parent["week_hours"])
     return {
         "events": appended["events"],
         "divergence": {key: _divergence(*pair, DIVERGENCES[key]) for key, pair in pairs.items() if pair[0].sum()},

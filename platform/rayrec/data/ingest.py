@@ -293,5 +293,5 @@ def _example(found: Sequence[Json], files: Sequence[SourceFile]) -> str:
     for row, file in zip(found, files, strict=True):
         if row["example"]:
             first = row["example"]
-            return f"row {first['row']} (from 0) of {file.uri}: {first['reason']}: {first['text'][:200]}"
+            return f"row {first['row']} (from 0) of {file.uri}: {first['reason']}: {first['text'][:200]!r}"
     return "none"

@@ -23,7 +23,7 @@ EXACT_FLOATS = float(1 << 53)
 NESTED = 100
 """Brackets in a line that may well be nested; more of them are not given to Arrow, which may run out of stack."""
 
-TOGETHER, SPARSE = 2000, 64
+TOGETHER, SPARSE = 4000, 64
 """Lines that Arrow gets at a time, and how many times their size it may make of them.
 
 It gives every row the keys of all the others, and there may be as many keys as rows.
@@ -82,43 +82,43 @@ def _selected(block: Block, wanted: Sequence[str] | None) -> Block:
 def _parsed(lines: list[bytes], first: int, wanted: Sequence[str] | None) -> Block:
     """Fast when every line is well-formed and columns keep their type; else line by line, to leave out only the bad."""
     if not first and lines[0].startswith(b"\xef\xbb\xbf"):
-        lines = [lines[0][3:], *lines[1:]]
-    rows = np.flatnonzero([not line.isspace() for line in lines]) + first
-    return _parsed_fast(lines, rows, wanted) or _parsed_by_line(lines, first, wanted)
+        lines = [lines[0][3:] or b"\n", *lines[1:]]
+    return _parsed_fast(lines, first, wanted) or _parsed_by_line(lines, first, wanted)
 
 
-def _parsed_fast(lines: list[bytes], rows: np.ndarray, wanted: Sequence[str] | None) -> Block | None:
+def _parsed_fast(lines: list[bytes], first: int, wanted: Sequence[str] | None) -> Block | None:
     """None where Arrow would refuse the lines, or read something else than what they say."""
-    tables, found, names = [], 0, dict[str, None]()
+    filled = np.array([not line.isspace() for line in lines])
+    tables, names = [], dict[str, None]()
     try:
         for start in range(0, len(lines), TOGETHER):
-            table = _read(lines[start : start + TOGETHER], wanted)
+            end = start + TOGETHER
+            table = _read(lines[start:end], int(filled[start:end].sum()), wanted)
             names |= dict.fromkeys(table.column_names)
-            found += table.num_rows
             tables.append(table if wanted is None else table.select([n for n in wanted if n in table.column_names]))
         together = pa.concat_tables(tables, promote_options="permissive")
     except (ValueError, pa.ArrowTypeError):  # Arrow's, broken UTF-8, and what `_read` refuses
         return None
-    exact = found == len(rows) and all(_exact(column) for column in together.columns)
-    return Block(together, rows, columns=tuple(names)) if exact else None
+    exact = all(_exact(column) for column in together.columns)
+    return Block(together, np.flatnonzero(filled) + first, columns=tuple(names)) if exact else None
 
 
-def _read(lines: list[bytes], wanted: Sequence[str] | None) -> pa.Table:
-    """Some lines, read by Arrow.
+def _read(lines: list[bytes], rows: int, wanted: Sequence[str] | None) -> pa.Table:
+    """Some lines, ``rows`` of them not blank, read by Arrow.
 
     Raises:
         ValueError: It cannot do so, or better not.
     """
     data = b"".join(lines)
     data.decode()
-    if BROKEN.encode() in data or not _harmless(data, lines):
+    if BROKEN.encode() in data or not _harmless(data, lines, rows):
         raise ValueError("not for Arrow")
     options = pa_json.ReadOptions(use_threads=False, block_size=len(data) + 1)
     table = pa_json.read_json(pa.BufferReader(data), options)
     # Arrow loses the first null of a list (https://github.com/apache/arrow/issues/51305).
     table.validate()
-    if table.nbytes > SPARSE * len(data):
-        raise ValueError("too sparse")
+    if table.num_rows != rows or table.nbytes > SPARSE * len(data):
+        raise ValueError("several objects in a line, or too many keys")
     # Arrow takes text that looks like a time for one, and "2024-01-01" may be a key or a title.
     fields = [field for field in table.schema if wanted is None or field.name in wanted]
     texts = [(field.name, pa.string()) for field in fields if pa.types.is_timestamp(field.type)]
@@ -128,15 +128,14 @@ def _read(lines: list[bytes], wanted: Sequence[str] | None) -> pa.Table:
     return pa_json.read_json(pa.BufferReader(data), options, as_text)
 
 
-def _harmless(data: bytes, lines: list[bytes]) -> bool:
+def _harmless(data: bytes, lines: list[bytes], rows: int) -> bool:
     """Whether Arrow can read lines. Some end the process: a null first, or what is nested deeply."""
-
-    def brackets(text: bytes) -> int:
-        return text.count(b"[") + text.count(b"{")
-
-    if data.startswith(b"{") + data.count(b"\n{") != sum(not line.isspace() for line in lines):
-        return False
-    return brackets(data) <= len(lines) + NESTED or max(map(brackets, lines)) <= NESTED
+    characters = np.frombuffer(data, np.uint8)
+    braces = characters == ord("{")
+    objects = int(braces[0]) + np.count_nonzero(braces[1:] & (characters[:-1] == ord("\n")))
+    brackets = np.count_nonzero(braces) + np.count_nonzero(characters == ord("["))
+    flat = brackets <= len(lines) + NESTED or max(line.count(b"[") + line.count(b"{") for line in lines) <= NESTED
+    return bool(objects == rows and flat)
 
 
 def _exact(column: pa.ChunkedArray) -> bool:
@@ -190,6 +189,8 @@ def _as_text(value: Any) -> str | None:
     if isinstance(value, str):
         # A lone surrogate ("\ud800") is no text that can be stored.
         return value.encode(errors="replace").decode()
-    if isinstance(value, float) and value.is_integer() and abs(value) < EXACT_FLOATS:
-        return str(int(value))
+    if isinstance(value, float):
+        whole = value.is_integer() and abs(value) < EXACT_FLOATS
+        # Python writes 1e-07 where Arrow writes 1e-7.
+        return str(int(value)) if whole else str(pa.scalar(value).cast(pa.string()))
     return json.dumps(value, ensure_ascii=False).encode(errors="replace").decode()

@@ -17,7 +17,6 @@ from typing import Literal
 import pyarrow as pa
 
 from rayrec.artifacts import Json, Storage
-from rayrec.data.cleaning import ROW_BITS
 from rayrec.data.dataset import SCHEMA, Dataset, manifest_numbers, open_dataset, publish_manifest, write_table
 from rayrec.data.files import SourceFile, list_files, provide
 from rayrec.data.ingest import Ingested, Shuffle, ingest
@@ -36,7 +35,8 @@ PARTITION_BYTES = 32 << 20
 """Bytes of input a partition: in memory it is several times as large."""
 
 MAX_PARTITIONS = 1024
-MAX_FILES = 1 << (63 - ROW_BITS)
+OUTGROWN = 8
+"""Times the bytes a partition that an appended log may have before a warning."""
 
 
 @dataclass(frozen=True)
@@ -201,9 +201,19 @@ def _make(
 
 
 def _partitions(files: Sequence[SourceFile], parent: Dataset | None) -> int:
-    if parent is not None:
-        return int(parent.manifest["partitions"])
-    return int(min(MAX_PARTITIONS, 1 + sum(file.size for file in files) // PARTITION_BYTES))
+    """Of a new log as many as its bytes ask for; an appended one keeps those it has."""
+    size = sum(file.size for file in files)
+    if parent is None:
+        return int(min(MAX_PARTITIONS, 1 + size // PARTITION_BYTES))
+    partitions = int(parent.manifest["partitions"])
+    whole = size + sum(file["size"] for file in parent.manifest["files"])
+    if whole > OUTGROWN * partitions * PARTITION_BYTES and partitions < MAX_PARTITIONS:
+        _LOG.warning(
+            "Dataset '%s' has outgrown its %d partitions, which makes every pass take more memory. Prepare it once "
+            "without --append.",
+            *(parent.name, partitions),
+        )
+    return partitions
 
 
 def _without(erased: Erased, users: pa.Table | None) -> pa.Table | None:

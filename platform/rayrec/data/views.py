@@ -210,7 +210,8 @@ def _make(data: Data, dataset: Dataset, folder: str, workspace: str) -> Json:
     rows = run_pass(partial(_write_shard, plan=plan, learnt=learnt), selection.work())
     shards = [json.loads(row["shard"]) for row in rows]
     counts = {key: sum(shard[key] for shard in shards) for key in ("users", "events", *FOLDS)}
-    _check(data, counts)
+    unknown = sum(shard["unknown"] for shard in shards)
+    _check(data, counts, unknown)
     known = item_counts([from_bytes(row["items"]) for row in rows], dataset.manifest["vocab"]["item"]["rows"])
     indexes = np.flatnonzero(known)
     listed = pa.table({"index": pa.array(indexes), "events": pa.array(known[indexes])})
@@ -223,7 +224,7 @@ def _make(data: Data, dataset: Dataset, folder: str, workspace: str) -> Json:
         "items": _write(dataset, folder, listed),
         "transform": publish_fitted(dataset, learnt.fitted),
         "counts": counts | {"items": len(indexes)},
-        "filtered": _filtered(selection, sum(shard["unknown"] for shard in shards), counts),
+        "filtered": _filtered(selection, unknown, counts),
     }
 
 
@@ -331,9 +332,14 @@ def _with_features(table: pa.Table, prefix: str, features: pa.Table) -> pa.Table
     return table
 
 
-def _check(data: Data, counts: Json) -> None:
+def _check(data: Data, counts: Json, unknown: int) -> None:
     """Refuse a view that nothing can be learnt or measured on."""
     view = data.view
+    if unknown and not counts["train"]:
+        raise DataError(
+            f"data.split ({data.split.kind}) leaves no train events, from which view.fit = train takes the items: "
+            f"validation ({data.split.validation_share}) and test ({data.split.test}) take them all."
+        )
     if not counts["users"]:
         raise DataError(
             f"data.view leaves nobody: no user has {view.min_user_events} events"
