@@ -10,7 +10,8 @@ import pytest
 
 import rayrec.evaluation.evaluate as stage
 from rayrec.artifacts import Json, Storage
-from rayrec.data.views import Sequences, leave_one_out
+from rayrec.data.splits import leave_last
+from rayrec.data.views import Sequences
 from rayrec.errors import DataError
 from rayrec.evaluation.evaluate import evaluate_here
 from rayrec.features.histories import Histories

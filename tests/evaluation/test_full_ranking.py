@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rayrec.data.views import TEST, TRAIN, VALIDATION, Sequences, by_time, leave_one_out
+from rayrec.data.splits import TEST, TRAIN, VALIDATION, by_time, leave_last
+from rayrec.data.views import Sequences
 from rayrec.evaluation.full_ranking import HeldOut, rank_users
 from rayrec.evaluation.held_out import held_out
 from rayrec.features.histories import Histories
@@ -100,7 +101,7 @@ def shown(users: HeldOut) -> list[tuple[list[int], list[int]]]:
 
 def test_leave_one_out_asks_for_the_last_event_given_all_before() -> None:
     lists = [[1, 2, 3, 4], [5, 6], [7, 8, 9]]
-    view = sequences(lists, leave_one_out(np.array([4, 2, 3])))
+    view = sequences(lists, leave_last(np.array([4, 2, 3]), 1))
     assert shown(held_out(view, "test")) == [([1, 2, 3], [4]), ([7, 8], [9])]
     assert shown(held_out(view, "validation")) == [([1, 2], [3]), ([7], [8])]
 
