@@ -110,8 +110,15 @@ class Storage:
             if storage.uri.partition("://")[0] in OBJECT_STORES:
                 storage._require_bucket()
             else:
-                storage.filesystem.makedirs(storage.root, exist_ok=True)
+                storage._make_root()
         return storage
+
+    def _make_root(self) -> None:
+        try:
+            self.filesystem.makedirs(self.root, exist_ok=True)
+        except FileNotFoundError as error:
+            # As the system says where nothing can be made, such as below /proc.
+            raise PermissionError(f"no folder can be made there ({error.strerror})") from error
 
     def _require_bucket(self) -> None:
         """Listing the folder tells whether the store answers; where it is empty, the bucket itself is asked for."""

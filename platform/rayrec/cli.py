@@ -388,6 +388,7 @@ def main() -> None:
     from rayrec.cluster import prepare_environment
 
     prepare_environment()
+    signal.signal(signal.SIGTERM, _terminate)
     # Ray and MLflow print to stdout now and then; with --json only the one object may go there.
     real = os.dup(1)
     os.dup2(2, 1)

@@ -34,7 +34,7 @@ def init(
     elif out.exists():
         raise RecipeError(f"{out}: there is a file already. Remove it, or choose another with --out.")
     else:
-        out.write_text(text, encoding="utf-8")
+        _write(out, text)
         typer.echo(f"wrote {out}; now: rayrec run {out}", err=True)
 
 
@@ -84,7 +84,7 @@ def data_report(
     dataset = _dataset(name)
     page = publish_report(dataset, latest_view(dataset))
     if out is not None:
-        out.write_text(page, encoding="utf-8")
+        _write(out, page)
     typer.echo(str(out or dataset.storage.url(report_path(dataset.name, dataset.number))))
 
 
@@ -103,6 +103,13 @@ def data_erase(
         "the logs themselves, backups and the models trained before are not changed: see `left` in the receipt",
         err=True,
     )
+
+
+def _write(out: Path, text: str) -> None:
+    try:
+        out.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise RecipeError(f"--out {out}: cannot be written: {error.strerror}. Choose another file.") from error
 
 
 def _dataset(name: str) -> Dataset:

@@ -306,7 +306,8 @@ def _check_nodes(storage: Storage | None, files: Sequence[tuple[str, TableSource
             f"warning: this node runs no work, and storage '{storage.uri}' is a path on it. "
             "It must be a folder that the nodes to come share.\n"
         )
-    marker = f"{TEMPORARY}{uuid.uuid4().hex}"
+    # In a folder where `rayrec gc` looks, should this be killed.
+    marker = f"runs/{TEMPORARY}{uuid.uuid4().hex}"
     if storage:
         storage.write_new(marker, b"")
     try:

@@ -205,6 +205,9 @@ class Clean(Section):
         first, end = self.time_range
         if first is not None and end is not None and moment(first) >= moment(end):
             raise ValueError(f"time_range: it must begin ({first}) before it ends ({end})")
+        filled = self.missing.get("value")
+        if isinstance(filled, str) and filled not in {"drop", "mean", "median", "most_frequent"}:
+            raise ValueError(f"missing.value = {filled!r}: give a number, drop, mean, median or most_frequent")
         return self
 
 

@@ -15,8 +15,8 @@ from tests.data.reading import events_of, everything, item_counts_of, keys_of, q
 from tests.watching import Silent
 
 from rayrec.artifacts import Json, Storage
-from rayrec.data.dataset import Dataset, manifest_numbers, open_dataset, read_statistics
-from rayrec.data.erasure import erase_user
+from rayrec.data.dataset import Dataset, manifest_numbers, open_dataset, read_part, read_statistics
+from rayrec.data.erasure import _Erasure, erase_user
 from rayrec.data.prepare import Prepared, prepare
 from rayrec.data.views import build_view, load_view, open_view
 from rayrec.errors import DataError
@@ -44,7 +44,7 @@ def write(path: Path, users: list[str], seconds: int = 0) -> None:
 
 @pytest.fixture
 def recipe_of(
-    make_recipe: Make, logs: Path, without_ray: None, monkeypatch: pytest.MonkeyPatch
+    make_recipe: Callable[..., Recipe], logs: Path, without_ray: None, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., Recipe]:
     """A recipe of two files by eight users, and a user table, in several partitions."""
     monkeypatch.setattr("rayrec.data.prepare.PARTITION_BYTES", 400)
@@ -284,8 +284,7 @@ def test_unknown_users_and_datasets_are_refused_and_nothing_is_remembered(
         erase_user(store, "test", WHO)
     prepare(recipe_of(), store)
     files = contents(store)
-    # The first one is a word of rejected rows, and part of a key.
-    for user in ("anna", "nobody", ""):
+    for user in ("nobody", ""):
         with pytest.raises(DataError, match=f"Dataset 'test' in .* knows no user '{user}'"):
             erase_user(store, "test", user)
     assert contents(store) == files
@@ -363,3 +362,42 @@ def test_an_erasure_killed_at_any_point_is_finished_by_the_same_command(
         assert contents(killed) == contents(undisturbed), changes
         shutil.rmtree(killed.root)
     assert call > 20, "there are many points"
+
+
+def test_who_is_only_in_rejected_rows_is_erased_too(
+    without_ray: None, make_recipe: Callable[..., Recipe], logs: Path, store: Storage
+) -> None:
+    rows = "".join(f"u{user},i{item},{1_700_000_000 + item}\n" for user in range(3) for item in range(4))
+    (logs / "log.csv").write_text(f"user,item,time\n{rows}ghost@x.org,,1700000000\n")
+    prepare(make_recipe(clean={"max_bad_rows": 0.5}), store)
+
+    erase_user(store, "test", "ghost@x.org")
+
+    (listed,) = open_dataset(store, "test").manifest["quarantine"]
+    assert read_part(store, listed)["text"].to_pylist() == [None]
+    with pytest.raises(DataError, match="there is no Dataset"):
+        erase_user(store, "test/", "u1")
+
+
+def test_a_version_published_just_before_the_tombstone_is_erased_too(
+    without_ray: None, make_recipe: Callable[..., Recipe], logs: Path, store: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = logs / "events"
+    folder.mkdir()
+    rows = "".join(f"u{user},i{item},{1_700_000_000 + item}\n" for user in range(3) for item in range(4))
+    (folder / "a.csv").write_text(f"user,item,time\n{rows}")
+    prepare(make_recipe("events"), store)
+    record, appended = _Erasure.record, []
+
+    def late(erasure: _Erasure, state: str) -> Json:
+        if not appended:
+            appended.append(True)
+            (folder / "b.csv").write_text("user,item,time\nu1,i9,1700000100\n")
+            prepare(make_recipe("events"), store, append=True)
+        return record(erasure, state)
+
+    monkeypatch.setattr(_Erasure, "record", late)
+    erase_user(store, "test", "u1")
+
+    for number in (1, 2):
+        assert "u1" not in open_dataset(store, "test", number).vocabulary("user")["key"].to_pylist()

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from rayrec.artifacts import Json, Storage, canonical, digest, short_digest
 from rayrec.data.passes import parquet_bytes, part
 from rayrec.errors import DataError
+from rayrec.recipe import NAME_PATTERN
 
 ATTEMPTS = 20
 SCHEMA = 2
@@ -120,10 +121,12 @@ def report_path(name: str, number: int) -> str:
 def open_dataset(storage: Storage, name: str, number: int | None = None) -> Dataset:
     """A version of a Dataset, by default the latest.
 
+    A name that is a path would lead to the same files, and be another one to whoever remembers names.
+
     Raises:
         DataError: There is none.
     """
-    numbers = manifest_numbers(storage, name)
+    numbers = manifest_numbers(storage, name) if re.fullmatch(NAME_PATTERN, name) else []
     if not numbers or (number is not None and number not in numbers):
         version = "" if number is None else f" with manifest {number}"
         raise DataError(f"there is no Dataset '{name}'{version} in {storage.uri}. `rayrec prepare` makes one.")

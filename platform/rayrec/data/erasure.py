@@ -50,6 +50,8 @@ def erase_user(storage: Storage, name: str, user: str) -> Json:
     Raises:
         DataError: The Dataset does not know the user, or another erasure is under way.
     """
+    if not _is_text(user):
+        raise DataError(f"Dataset '{name}': {user!a} is no text in UTF-8, and no user's key.")
     with _alone(storage, name):
         erasure = _Erasure(storage, name, user.strip())
         if storage.exists(erasure.tombstone):
@@ -57,16 +59,23 @@ def erase_user(storage: Storage, name: str, user: str) -> Json:
             if before["state"] == DONE and not erasure.found:
                 return before
             erasure.go_on(before)
-        elif not erasure.indexes:
+        elif not erasure.found or not erasure.user:
             raise DataError(f"Dataset '{name}' in {storage.uri} knows no user '{user}'. Keys are as in the logs.")
-        # From here on no prepare takes the user in again.
-        erasure.record(UNDER_WAY)
+        # From here on no prepare takes the user in again; one may have done so since the versions were listed.
+        begun = erasure.record(UNDER_WAY)
+        erasure = _Erasure(storage, name, user.strip())
+        erasure.go_on(begun)
         manifests = erasure.without()
         views = erasure.views_without(manifests)
         # Whoever goes on from here knows which files are to go, though nothing lists them any more.
         erasure.record(UNDER_WAY)
         erasure.carry_out(manifests, views)
         return erasure.record(DONE)
+
+
+def _is_text(user: str) -> bool:
+    """Whether it can be written: bytes of the command line that are no UTF-8 come as lone surrogates."""
+    return user == user.encode(errors="replace").decode()
 
 
 @contextmanager
@@ -76,7 +85,7 @@ def _alone(storage: Storage, name: str) -> Iterator[None]:
     lock = f"{erasures(name)}/{LOCK}"
     if not storage.write_new(lock, canonical({"since": datetime.now(UTC).isoformat(timespec="seconds")})):
         raise DataError(
-            f"another erasure is under way in Dataset '{name}' (since {storage.read_json(lock)['since']}). "
+            f"another erasure is under way in Dataset '{name}'. "
             f"Wait for it; if it was killed, remove {storage.url(lock)} and give the same command again."
         )
     try:

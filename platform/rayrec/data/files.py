@@ -163,7 +163,8 @@ def _found(source: TableSource, uri: str) -> list[tuple[str, str, Json]]:
             paths = [path] if filesystem.exists(path) else []
         named = [(p, posixpath.relpath(p, root)) for p in sorted(set(paths))]
         infos = [(filesystem.unstrip_protocol(p), name, filesystem.info(p)) for p, name in named]
-    except (OSError, ValueError, ImportError) as error:
+    except Exception as error:
+        # Clients of object stores and archives raise kinds of their own.
         reason = hidden(str(error), source.path)
         raise DataError(f"{source.path}: cannot be reached ({reason}). Check `path` in the recipe.") from error
     if not infos:

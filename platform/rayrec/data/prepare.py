@@ -17,7 +17,15 @@ from typing import Literal
 import pyarrow as pa
 
 from rayrec.artifacts import Json, Storage
-from rayrec.data.dataset import SCHEMA, Dataset, manifest_numbers, open_dataset, publish_manifest, write_table
+from rayrec.data.dataset import (
+    SCHEMA,
+    Dataset,
+    manifest_numbers,
+    manifest_path,
+    open_dataset,
+    publish_manifest,
+    write_table,
+)
 from rayrec.data.files import SourceFile, list_files, provide
 from rayrec.data.ingest import Ingested, Shuffle, ingest
 from rayrec.data.segments import Log, Written, write_log, write_statistics
@@ -80,7 +88,13 @@ def prepare(recipe: Recipe, storage: Storage, append: bool = False) -> Prepared:
         _check_unchanged(storage, recipe.name, parent, erased)
         raise
     _check_unchanged(storage, recipe.name, parent, erased)
-    return Prepared(publish_manifest(storage, recipe.name, manifest), view)
+    before = manifest_numbers(storage, recipe.name)
+    published = publish_manifest(storage, recipe.name, manifest)
+    if published.number not in before and erased_users(storage, recipe.name) != erased:
+        # The erasure may have looked before this version was there.
+        storage.remove(manifest_path(recipe.name, published.number))
+        raise DataError(f"Dataset '{recipe.name}' was changed meanwhile: a user was erased. Give this command again.")
+    return Prepared(published, view)
 
 
 def timed(recipe: Recipe) -> bool:
