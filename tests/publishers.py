@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from rayrec.artifacts import Storage, canonical, digest, open_folder, publish_folder
-from rayrec.data.dataset import open_dataset, publish_manifest, read_part, write_table
+from rayrec.data.dataset import SCHEMA, open_dataset, publish_manifest, read_part, write_table
 from rayrec.errors import DataError
 
 ROWS = 50_000
@@ -25,16 +25,18 @@ def publish_forever(uri: str, first: int, environment: dict[str, str]) -> None:
     storage = Storage.open(uri)
     for version in count(first):
         tables = {name: write_table(storage, "d", name, _table(name, version)) for name in TABLES}
-        transforms = canonical({"version": version})
-        path = storage.write_content("datasets/d/transforms", transforms, ".json")
+        statistics = canonical({"version": version})
+        path = storage.write_content("datasets/d/statistics", statistics, ".json")
         manifest = {
+            "schema": SCHEMA,
             "version": version,
+            "files": [],
             "events": [tables["events"]],
             "items": tables["items"],
             "users": tables["users"],
             "vocab": {"item": tables["vocab"]},
-            "transforms": {"path": path, "sha256": digest(transforms)},
-            "quarantine": None,
+            "statistics": {"path": path, "sha256": digest(statistics)},
+            "quarantine": [],
             "counts": {},
         }
         publish_manifest(storage, "d", manifest)
@@ -65,7 +67,7 @@ def latest_version(storage: Storage) -> int:
     for name, part in zip(TABLES, parts, strict=True):
         if read_part(storage, part) != _table(name, version):
             raise DataError(f"version {version} holds another version's {name}")
-    assert storage.read_json(manifest["transforms"]["path"]) == {"version": version}
+    assert storage.read_json(manifest["statistics"]["path"]) == {"version": version}
     return version
 
 
