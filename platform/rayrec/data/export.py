@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from scipy import sparse  # type: ignore[import-untyped]
+from scipy import sparse
 
 from rayrec.data.dataset import Dataset, read_part
 from rayrec.data.splits import FOLDS
