@@ -46,6 +46,7 @@ class Nodes:
         self._shared |= {"RAY_AUTH_MODE": "disabled"}
         self._count = 0
         self._raylets: dict[int, int] = {}
+        self._driver: Driver | None = None
 
     def __enter__(self) -> Nodes:
         context = multiprocessing.get_context("spawn")
@@ -80,8 +81,12 @@ class Nodes:
 
     def driver(self, *arguments: str) -> Driver:
         """``rayrec ARGUMENTS``, begun on this cluster."""
+        if self._driver is not None:
+            # One that a failed test left would take what this one needs.
+            self._driver.kill()
         environment = {**os.environ, **self._shared, **self._home("driver"), "RAY_ADDRESS": self.address}
-        return Driver(arguments, environment, self._folder)
+        self._driver = Driver(arguments, environment, self._folder)
+        return self._driver
 
     def training_workers(self) -> dict[int, int]:
         """Process ids of those that train now, with the node each one is on."""
@@ -183,6 +188,14 @@ class Driver:
         while not any(told >= epoch for told in self.epochs):
             assert self.process.poll() is None and time.monotonic() < deadline, self.output
             time.sleep(0.02)  # polls a file
+
+    def await_restart(self, number: int) -> None:
+        """Wait until it has told, for the ``number``-th time, that workers were lost."""
+        deadline = time.monotonic() + PATIENCE
+        while (told := self.output.count("workers were lost")) < number:
+            assert self.process.poll() is None and time.monotonic() < deadline, self.output
+            time.sleep(0.02)  # polls a file
+        assert told == number, self.output
 
     def finish(self) -> int:
         """Wait for its end. Returns its exit code."""

@@ -16,7 +16,7 @@ from tests.recipes import write_log, write_recipe
 
 from rayrec.artifacts import Storage
 
-EPOCHS = 24
+EPOCHS = 36
 MODEL = {"name": "sasrec", "dim": 16, "blocks": 1, "max_length": 10, "dropout": 0.2}
 TRAINING = {"epochs": EPOCHS, "batch_size": 4, "learning_rate": 0.001, "patience": EPOCHS, "gpus": "no", "threads": 1}
 
@@ -98,11 +98,11 @@ def test_whatever_dies_the_weights_are_the_same(nodes: Nodes, recipe: Path, undi
     driver = nodes.driver("train", str(recipe))
     some_time(driver, 2, EPOCHS // 4)
     nodes.kill_worker()
+    # Epochs are told late: what was done before the kill may still be to come.
+    driver.await_restart(1)
     some_time(driver, EPOCHS // 3, EPOCHS // 2)
-    assert driver.output.count("workers were lost") == 1, driver.output
     nodes.kill_node()
-    some_time(driver, EPOCHS // 2 + 3, EPOCHS - 4)
-    assert driver.output.count("workers were lost") == 2, driver.output
+    driver.await_restart(2)
     workers = nodes.training_workers()
     driver.kill()
     await_end_of(workers)
