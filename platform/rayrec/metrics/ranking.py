@@ -1,10 +1,11 @@
-"""From scores to ranks, and from ranks to accuracy metrics.
+"""From ranks to accuracy metrics.
 
 Every metric takes ``ranks`` (int64 [U, T]: the 1-based rank of each of a user's targets, 0 = padding) and a
 cut-off ``k >= 1``, and returns float64 [U]. Relevance is binary. In the formulas of one user, ``R`` is the number of
 targets (entries that are not padding) and a *hit* is a target of rank at most ``k``. A user without targets scores 0.
 
 With one target per user (leave-one-out) recall equals the hit rate, MAP equals MRR, and the ideal DCG is 1.
+`rayrec.metrics.ranks` makes the ranks.
 """
 
 import difflib
@@ -21,78 +22,6 @@ Metric = Callable[[IntArray, int], FloatArray]
 
 UNREACHABLE_RANK = int(np.iinfo(np.int32).max)
 """The rank of an excluded target: beyond every cut-off, yet small enough for int64 arithmetic on it."""
-
-
-def rank_targets(scores: npt.NDArray[np.float32], targets: IntArray, excluded: BoolArray | None = None) -> IntArray:
-    """Rank each user's targets over the whole catalogue, ties counting against the model.
-
-    ``rank = 1 + #(other candidates with score >= the target's score)``, where a candidate is any item that is not
-    excluded, the user's other targets included. Of several tied targets of one user each takes its own rank: all tied
-    non-targets come first, then the targets in their order in ``targets``. So a model that scores everything alike
-    cannot look good by accident (Krichene & Rendle, KDD 2020, on why to rank over the whole catalogue; Sun et al.,
-    ACL 2020, on why the place among ties must not favour the target).
-
-    Args:
-        scores: float32 [B, V], higher is better; minus infinity is a score like any other. A column that is no item
-            (such as a padding row of the catalogue) is a candidate too unless ``excluded``.
-        targets: int64 [B, T], columns of ``scores``, distinct within a user, padded with -1 anywhere in the row.
-        excluded: bool [B, V], items that are no candidates (such as those seen in training); none by default.
-
-    Returns:
-        int64 [B, T]: ranks from 1 to V, 0 where ``targets`` is padded. A target that is itself excluded gets
-        ``UNREACHABLE_RANK``: a relevant item that no cut-off reaches, so it still lowers recall.
-
-    Raises:
-        ValueError: a score is NaN, shapes disagree, or a target is repeated or no column of ``scores``.
-
-    The cost is one pass over V per target, in memory of order B * V, never B * T * V.
-
-    >>> rank_targets(np.array([[0.5, 0.9, 0.5, 0.1]], dtype=np.float32), np.array([[0, 3, -1]]))
-    array([[3, 4, 0]])
-    """
-    if excluded is None:
-        excluded = np.zeros(scores.shape, dtype=np.bool_)
-    _check_rankable(scores, targets, excluded)
-    present = targets >= 0
-    users = np.arange(len(targets))[:, None]
-    own = scores[users, targets]
-    reachable = present & ~excluded[users, targets]
-    ranks = np.where(present, UNREACHABLE_RANK, 0).astype(np.int64)
-    candidate = ~excluded
-    for user, column in np.argwhere(reachable):
-        ranks[user, column] = np.count_nonzero((scores[user] >= own[user, column]) & candidate[user])
-    return ranks - _tied_targets_behind(own, reachable)
-
-
-def _check_rankable(scores: npt.NDArray[np.float32], targets: IntArray, excluded: BoolArray) -> None:
-    if scores.ndim != 2 or targets.ndim != 2 or len(targets) != len(scores):
-        msg = f"scores [B, V] and targets [B, T] do not fit: {scores.shape} and {targets.shape}"
-        raise ValueError(msg)
-    if excluded.shape != scores.shape or excluded.dtype != np.bool_:
-        msg = f"excluded must be bool {scores.shape} like scores, got {excluded.dtype} {excluded.shape}"
-        raise ValueError(msg)
-    if np.isnan(scores).any():
-        msg = f"{np.isnan(scores).any(axis=1).sum()} of {len(scores)} users have NaN scores; NaN has no rank"
-        raise ValueError(msg)
-    if ((targets < -1) | (targets >= scores.shape[1])).any():
-        msg = f"targets must be -1 (padding) or columns 0..{scores.shape[1] - 1} of scores"
-        raise ValueError(msg)
-    in_order = np.sort(targets, axis=1)
-    if ((in_order[:, 1:] == in_order[:, :-1]) & (in_order[:, 1:] >= 0)).any():
-        msg = "a user has the same target twice; relevance is a set, so pass each target once"
-        raise ValueError(msg)
-
-
-def _tied_targets_behind(own: npt.NDArray[np.float32], reachable: BoolArray) -> IntArray:
-    """Count, for each target, the reachable targets of its user with the same score that stand behind it.
-
-    ``own`` is float32 [B, T], ``reachable`` bool [B, T]; the answer is int64 [B, T], 0 where not reachable.
-    """
-    behind = np.zeros(own.shape, dtype=np.int64)
-    for column in range(own.shape[1]):
-        tied = (own[:, column + 1 :] == own[:, column, None]) & reachable[:, column + 1 :]
-        behind[:, column] = tied.sum(axis=1)
-    return np.where(reachable, behind, 0)
 
 
 def hit_rate(ranks: IntArray, k: int) -> FloatArray:
