@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import random
 from collections import Counter, defaultdict
@@ -20,7 +21,8 @@ from rayrec.data.splits import FOLDS, TEST, TRAIN, VALIDATION
 from rayrec.data.views import load_view, open_view
 from rayrec.errors import DataError, RecipeError
 from rayrec.recipe import Recipe
-from rayrec.training.train import TrainJob, train_model
+from rayrec.training.job import TrainJob
+from rayrec.training.train import train_model
 
 Make = Callable[..., Recipe]
 Event = tuple[str, str, int]
@@ -321,12 +323,15 @@ def test_a_split_that_leaves_a_fold_empty_is_one_message(
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_training_without_validation_events_says_what_to_do(given: Callable[..., Prepared], make_recipe: Make) -> None:
+def test_training_without_validation_events_keeps_the_last_epoch_and_says_so(
+    given: Callable[..., Prepared], make_recipe: Make, caplog: pytest.LogCaptureFixture
+) -> None:
     events = [(f"u{user}", f"i{n}", START + n) for user in range(3) for n in range(5)]
     prepared = given(train=events, test=[("u0", "i9", START + 9)])
     recipe = make_recipe()
-    recipe = recipe.model_copy(update={"training": replace(recipe.training, workers=0)})
-    version = (prepared.dataset.name, prepared.dataset.number)
-    job = TrainJob(recipe, version, prepared.view, prepared.dataset.storage, "tiny")
-    with pytest.raises(DataError, match=r"no validation events.* Set data\.split\.validation"):
-        train_model(job, "run", lambda entry: None)
+    recipe = recipe.model_copy(update={"training": replace(recipe.training, workers=0, epochs=3, patience=1)})
+    storage, version = prepared.dataset.storage, (prepared.dataset.name, prepared.dataset.number)
+    bundle = train_model(TrainJob(recipe, version, prepared.view, storage, "tiny"), "run", lambda entry: None)
+    kept = json.loads(storage.read(f"{bundle}/metrics.json"))
+    assert (kept["best_epoch"], kept["best"], len(kept["history"])) == (3, None, 3)
+    assert "no events are left for validation, so all 3 epochs are trained" in caplog.text

@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from rayrec.artifacts import Storage
+from rayrec.features.histories import Histories
 from rayrec.inference.bundle import publish_bundle
 from rayrec.inference.release import Release, publish_release
+from rayrec.models.interactions import Interactions, here
 from rayrec.models.popularity import Popularity, PopularityConfig
 from rayrec.models.sasrec import SASRec, SASRecConfig
 
@@ -33,7 +35,7 @@ def published(small_model: SASRec, tmp_path_factory: pytest.TempPathFactory) -> 
     keys = [f"item {row}" for row in range(1, ITEMS + 1)]
     golden = [np.array([1, 2, 3]), np.array([30] * 9), np.zeros(0, np.int64)]
     popular = Popularity(PopularityConfig(), ITEMS)
-    popular.fit(np.array([3, 3, 5]))
+    popular.fit(Interactions(Histories.of([[3, 3, 5]]), ITEMS), here, seed=0)
     models = {
         "main": publish_bundle(storage, "small", small_model, keys, golden, {"view": "v"}, {"best": 0.5}),
         "popular": publish_bundle(storage, "small", popular, keys, golden, {"view": "v"}, {}),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rayrec.features.histories import Histories
-from rayrec.training.feed import Batch, ResidentFeed
+from rayrec.training.feed import Batch, PairFeed, ResidentFeed
 
 MAX_LENGTH, BATCH = 4, 5
 
@@ -25,7 +25,7 @@ def epoch(feed: ResidentFeed, number: int, size: int) -> list[list[Batch]]:
 
 def rows(batch: Batch) -> list[tuple[list[int], list[int]]]:
     """History and targets of each user of a batch, without padding."""
-    pairs = zip(batch.history.tolist(), batch.targets.tolist(), strict=True)
+    pairs = zip(batch.inputs.tolist(), batch.targets.tolist(), strict=True)
     return [([i for i in history if i], [t for t in targets if t]) for history, targets in pairs if any(history)]
 
 
@@ -46,9 +46,9 @@ def test_a_target_is_the_event_that_follows(size: int) -> None:
     given = histories()
     for step in epoch(ResidentFeed(given, MAX_LENGTH, BATCH, seed=1), 2, size):
         for batch in step:
-            follows = batch.targets[batch.history != 0] == batch.history[batch.history != 0] + 1
+            follows = batch.targets[batch.inputs != 0] == batch.inputs[batch.inputs != 0] + 1
             assert follows.all()
-            assert not batch.targets[batch.history == 0].any()
+            assert not batch.targets[batch.inputs == 0].any()
             for history, targets in rows(batch):
                 latest = given[history[0] // 100][-(MAX_LENGTH + 1) :].tolist()
                 assert (history, targets) == (latest[:-1], latest[1:])
@@ -65,7 +65,7 @@ def test_more_workers_than_users_give_idle_workers_a_row_without_targets() -> No
     feed = ResidentFeed(Histories.of([[1, 2]]), MAX_LENGTH, BATCH, seed=0)
     ((busy, idle),) = epoch(feed, 0, 2)
     assert busy.global_targets == idle.global_targets == 1
-    assert idle.history.shape == (1, 1)
+    assert idle.inputs.shape == (1, 1)
     assert not idle.targets.any()
 
 
@@ -83,7 +83,7 @@ def test_users_with_one_event_or_none_make_no_steps() -> None:
 
 def test_a_batch_is_no_wider_than_its_longest_history() -> None:
     feed = ResidentFeed(Histories.of([[1, 2], [3, 4, 5]]), 200, BATCH, seed=0)
-    assert feed.batch(feed.plan(0), 0).history.shape == (2, 2)
+    assert feed.batch(feed.plan(0), 0).inputs.shape == (2, 2)
 
 
 def test_random_windows_reach_every_event_of_a_long_history_and_leave_short_ones_whole() -> None:
@@ -108,3 +108,22 @@ def test_random_windows_are_a_function_of_seed_and_epoch() -> None:
     assert (first.plan(3).events == again.plan(3).events).all()
     assert (first.plan(3).events != first.plan(4).events).any()
     assert (first.plan(3).events >= MAX_LENGTH + 1).all()
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_pairs_hold_every_event_once_an_epoch(size: int) -> None:
+    given = histories()
+    feed = PairFeed(given, BATCH, seed=1)
+    steps = [[feed.batch(feed.plan(1), step, rank, size) for rank in range(size)] for step in range(feed.steps)]
+    seen = sorted(pair for step in steps for batch in step for pair in zip(batch.inputs, batch.targets, strict=True))
+    assert [int(item) for _, item in seen] == given.items.tolist()
+    assert [int(user) for user, _ in seen] == given.owners.tolist()
+    for step in steps:
+        assert {batch.global_targets for batch in step} == {sum(len(batch.targets) for batch in step)}
+
+
+def test_the_order_of_pairs_is_a_function_of_seed_and_epoch() -> None:
+    first, again = (PairFeed(histories(), BATCH, seed=7) for _ in range(2))
+    again.plan(0)
+    assert (first.plan(3).events == again.plan(3).events).all()
+    assert (first.plan(3).events != first.plan(4).events).any()

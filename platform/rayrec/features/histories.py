@@ -54,6 +54,18 @@ class Histories:
         kept = np.concatenate([[0], np.cumsum(mask)])[self.offsets]
         return Histories(kept.astype(np.int64), self.items[mask])
 
+    def of_users(self, users: np.ndarray) -> Histories:
+        """Some users (``[B]`` int64) alone, in the order given."""
+        lengths = self.lengths[users]
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        places = np.arange(offsets[-1]) + np.repeat(self.offsets[users] - offsets[:-1], lengths)
+        return Histories(offsets, self.items[places])
+
+    @property
+    def owners(self) -> np.ndarray:
+        """The user of each event: ``[N]`` int64."""
+        return np.repeat(np.arange(len(self), dtype=np.int64), self.lengths)
+
     def last(self, users: np.ndarray, length: int) -> np.ndarray:
         """The latest events of ``users``: ``[B, length]`` int64, left-padded with 0."""
         return self.until(users, self.lengths[users], length)

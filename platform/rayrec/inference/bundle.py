@@ -61,15 +61,25 @@ class Bundle:
         load_weights(model, self.folder)
         return model.eval()
 
-    def scorer(self, runtime: str = "onnx", threads: int = 0) -> Scorer:
+    @property
+    def runtime(self) -> str:
+        """What answers by default: the exported graph where there is one, ``onnx``, else ``torch``."""
+        return next(iter(self.manifest["variants"]), "torch")
+
+    def scorer(self, runtime: str | None = None, threads: int = 0) -> Scorer:
         """A scorer on a runtime, ``onnx`` or ``torch``, checked against the golden answers.
+
+        Args:
+            runtime: By default the bundle's own choice.
+            threads: Threads of one pass; 0 takes all cores.
 
         Raises:
             ModelError: It does not give the answers it gave when it was published.
         """
         chosen: Runtime
+        runtime = runtime or self.runtime
         if runtime == "torch":
-            chosen = TorchRuntime(self.model())
+            chosen = TorchRuntime(self.model(), threads)
         elif runtime not in self.manifest["variants"]:
             known = ", ".join(["torch", *self.manifest["variants"]])
             raise ModelError(f"{self.path} has no variant '{runtime}'. It has: {known}.")
@@ -128,33 +138,43 @@ def publish_bundle(
         lineage: What it was made from: dataset, view, vocabulary and transform digests, parents.
         metrics: What was measured while training.
     """
-    from rayrec.inference.export import export_onnx, measure_parity
-
     model = model.cpu().eval()
     histories = [np.asarray(h, dtype=np.int64) for h in golden_histories[:GOLDEN_HISTORIES]] or [np.zeros(0, np.int64)]
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        save_weights(model, folder)
+        save_weights(model, folder, model.transient)
         pq.write_table(pa.table({"key": pa.array(item_keys, pa.string())}), folder / "items.parquet")
-        graph = folder / "variants" / "onnx" / "model.onnx"
-        graph.parent.mkdir(parents=True)
-        export_onnx(model, graph)
-        variant = {
-            "runtime": "onnxruntime",
-            "parity": measure_parity(model, graph, pad(histories, model.max_length)),
-            "bytes": graph.stat().st_size,
-        }
-        _write_golden(folder / "golden.arrow", OnnxRuntime(graph), histories, model.max_length)
+        runtime: Runtime
+        variants = {}
+        if model.exports:
+            graph = folder / "variants" / "onnx" / "model.onnx"
+            variants["onnx"] = _export(model, graph, histories)
+            runtime = OnnxRuntime(graph)
+        else:
+            runtime = TorchRuntime(model)
+        _write_golden(folder / "golden.arrow", runtime, histories, model.max_length)
         (folder / "metrics.json").write_text(json.dumps(metrics, indent=1), encoding="utf-8")
-        manifest = _manifest(model, lineage) | {"variants": {"onnx": variant}}
+        manifest = _manifest(model, lineage) | {"variants": variants}
         return publish_folder(storage, f"models/{name}", folder, manifest, MANIFEST)
 
 
-def save_weights(model: Recommender, folder: Path) -> None:
-    """``dense.safetensors`` and ``tables/NAME.safetensors``."""
+def _export(model: Recommender, graph: Path, histories: Sequence[np.ndarray]) -> Json:
+    """Write the ONNX graph, measured against torch. Returns what the manifest says of it."""
+    from rayrec.inference.export import export_onnx, measure_parity
+
+    graph.parent.mkdir(parents=True)
+    export_onnx(model, graph)
+    parity = measure_parity(model, graph, pad(histories, model.max_length))
+    return {"runtime": "onnxruntime", "parity": parity, "bytes": graph.stat().st_size}
+
+
+def save_weights(model: Recommender, folder: Path, without: Sequence[str] = ()) -> None:
+    """``dense.safetensors`` and ``tables/NAME.safetensors``, without some submodules."""
     from safetensors.torch import save_file
 
-    state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+    left_out = tuple(f"{name}." for name in without)
+    kept = {key: value for key, value in model.state_dict().items() if not key.startswith(left_out)}
+    state = {key: value.detach().cpu().contiguous() for key, value in kept.items()}
     (folder / "tables").mkdir(parents=True, exist_ok=True)
     for table in model.tables():
         rows = {key.removeprefix(f"{table}."): state.pop(key) for key in list(state) if key.startswith(f"{table}.")}

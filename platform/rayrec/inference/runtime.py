@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from rayrec.models.base import Recommender
 
 
@@ -44,17 +46,29 @@ class OnnxRuntime:
 
 
 class TorchRuntime:
-    """The model itself, in eager mode, on the device where it is."""
+    """The model itself, in eager mode, on the device where it is.
 
-    def __init__(self, model: Recommender) -> None:
+    Args:
+        model: The model.
+        threads: Threads of this process from now on; 0 leaves them as they are.
+    """
+
+    def __init__(self, model: Recommender, threads: int = 0) -> None:
         self._model = model.eval()
+        if threads:
+            import torch
+
+            torch.set_num_threads(threads)
 
     def __call__(self, history: np.ndarray) -> np.ndarray:
         """See `Runtime`."""
+        found: np.ndarray = self.on_device(history).cpu().numpy()
+        return found
+
+    def on_device(self, history: np.ndarray) -> Tensor:
+        """The same scores, left where the model is."""
         import torch
 
         tensors = [*self._model.parameters(), *self._model.buffers()]
         with torch.inference_mode():
-            scores = self._model.score(torch.from_numpy(history).to(tensors[0].device))
-            found: np.ndarray = scores.float().cpu().numpy()
-        return found
+            return self._model.score(torch.from_numpy(history).to(tensors[0].device)).float()

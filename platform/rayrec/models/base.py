@@ -4,23 +4,37 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
-import numpy as np
+import torch
 from torch import Tensor, nn
 
 from rayrec.models.embedding import EmbeddingTable
+from rayrec.models.interactions import Each, Interactions
+
+WHOLE_HISTORY = 16_384
+"""The ``max_length`` of models that look at everything a user had, in no order."""
 
 
 class Recommender(nn.Module, ABC):
     """A model that scores every item for a history of items.
 
     Rows: item rows run from 1 to ``num_items``; row 0 is padding. The mapping from item keys to rows belongs to the
-    bundle, not to the model.
+    bundle, not to the model. No model reads who the user is: what it knows of them is their history, so that it answers
+    for users who came after it was trained, and for what they did since (docs/decisions.md).
+
+    Attributes:
+        exports: Whether `score` can be written as an ONNX graph; models with sparse matrices are served by torch.
+        learns_from: What a training batch holds, for `GradientTrained` models: windows of ``sequences`` (see
+            `ResidentFeed`), or ``pairs`` of a user and an item they had (see `PairFeed`).
+        transient: Names of submodules that only training needs: left out of bundles.
     """
 
     kind: ClassVar[str]
     Config: ClassVar[type]
+    exports: ClassVar[bool] = True
+    learns_from: ClassVar[Literal["sequences", "pairs"]] = "sequences"
+    transient: ClassVar[tuple[str, ...]] = ()
 
     config: Any
     num_items: int
@@ -36,6 +50,9 @@ class Recommender(nn.Module, ABC):
             ``[B, num_items + 1]`` float32; column 0 stands for padding and means nothing.
         """
 
+    def observe(self, interactions: Interactions) -> None:
+        """See the training events before training by gradient begins; every worker calls it with the same."""
+
     def tables(self) -> Mapping[str, EmbeddingTable]:
         """The named embedding tables, stored apart from the dense weights. None by default."""
         return {}
@@ -43,19 +60,35 @@ class Recommender(nn.Module, ABC):
     @property
     def max_length(self) -> int:
         """How many of the latest events the model reads."""
-        return 1
+        return WHOLE_HISTORY
+
+
+def had(history: Tensor, num_items: int) -> Tensor:
+    """What is in each history, for models that know no order.
+
+    Args:
+        history: ``[B, L]`` int64 item rows, padded with 0.
+        num_items: Items; their rows run from 1.
+
+    Returns:
+        ``[B, num_items + 1]`` float32: 1 for each item of the history, 0 for others and for padding.
+    """
+    present = torch.zeros(history.shape[0], num_items + 1, device=history.device)
+    # Not a slice set to zero: that would not export.
+    return present.scatter(1, history, (history != 0).to(present.dtype))
 
 
 @runtime_checkable
 class GradientTrained(Protocol):
     """A model trained by following the gradient of a loss."""
 
-    def forward(self, history: Tensor, targets: Tensor) -> Tensor:
-        """Summed loss over the positions with a target.
+    def forward(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """Summed loss over what there is to predict.
 
         Args:
-            history: ``[B, L]`` int64 item rows, left-padded with 0.
-            targets: ``[B, L]`` int64, the item that follows each position; 0 where there is none.
+            inputs: From sequences ``[B, L]`` int64 item rows, left-padded with 0; from pairs ``[B]`` int64 user rows.
+            targets: From sequences ``[B, L]`` int64, the item that follows each position, 0 where there is none; from
+                pairs ``[B]`` int64, an item of each user.
 
         Returns:
             A scalar: the sum, so that workers with uneven batches can divide by the global number of targets.
@@ -64,11 +97,13 @@ class GradientTrained(Protocol):
 
 @runtime_checkable
 class Fitted(Protocol):
-    """A model fitted in one pass over the training events."""
+    """A model that is fitted to all training events at once."""
 
-    def fit(self, items: np.ndarray) -> None:
+    def fit(self, interactions: Interactions, each: Each, seed: int) -> None:
         """Fit to the training events.
 
         Args:
-            items: ``[N]`` int64 item rows, one an event.
+            interactions: The training events.
+            each: Where an algorithm works in blocks, what shares them out; the outcome must not depend on it.
+            seed: Of what is random, if anything is.
         """

@@ -12,8 +12,18 @@ if TYPE_CHECKING:
     from rayrec.models.base import Recommender
 
 MODELS = {
+    "als": "rayrec.models.als:ALS",
+    "bpr": "rayrec.models.bpr:BPR",
+    "content": "rayrec.models.content:Content",
+    "ease": "rayrec.models.ease:EASE",
+    "gf-cf": "rayrec.models.gf_cf:GFCF",
+    "item-knn": "rayrec.models.item_knn:ItemKNN",
+    "item2vec": "rayrec.models.item2vec:Item2Vec",
+    "lightgcn": "rayrec.models.lightgcn:LightGCN",
     "popularity": "rayrec.models.popularity:Popularity",
     "sasrec": "rayrec.models.sasrec:SASRec",
+    "svd": "rayrec.models.svd:SVD",
+    "user-knn": "rayrec.models.user_knn:UserKNN",
 }
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from rayrec.features.histories import Histories
+from rayrec.models.base import Recommender
+from rayrec.models.optimization import Optimization
 
 
 @dataclass(frozen=True)
@@ -17,7 +20,8 @@ class EpochPlan:
 
     Attributes:
         users: ``[U]`` int64.
-        events: ``[U]`` int64; the window of user i ends after this many events.
+        events: ``[U]`` int64; the window of user i ends after this many events. Of a `PairFeed`: the event that is
+            learnt, counted over all users.
     """
 
     users: np.ndarray
@@ -29,14 +33,36 @@ class Batch:
     """One worker's part of a step.
 
     Attributes:
-        history: ``[b, L]`` int64 item rows, left-padded with 0.
-        targets: ``[b, L]`` int64, the item after each position; 0 where there is none.
+        inputs: Of sequences ``[b, L]`` int64 item rows, left-padded with 0; of pairs ``[b]`` int64 user rows.
+        targets: Of sequences ``[b, L]`` int64, the item after each position, 0 where there is none; of pairs ``[b]``
+            int64 item rows.
         global_targets: Targets of the whole step, over all workers: the divisor of the summed loss.
     """
 
-    history: Tensor
+    inputs: Tensor
     targets: Tensor
     global_targets: int
+
+
+class Feed(Protocol):
+    """What the training loop reads."""
+
+    @property
+    def steps(self) -> int:
+        """Steps an epoch."""
+
+    def plan(self, epoch: int) -> EpochPlan:
+        """What an epoch goes through."""
+
+    def batch(self, plan: EpochPlan, step: int, rank: int = 0, world_size: int = 1) -> Batch:
+        """The part of worker ``rank`` in a step of an epoch."""
+
+
+def feed_for(model: Recommender, histories: Histories, settings: Optimization) -> Feed:
+    """The feed that a model learns from, of the training events of every user."""
+    if model.learns_from == "pairs":
+        return PairFeed(histories, settings.batch_size, settings.seed)
+    return ResidentFeed(histories, model.max_length, settings.batch_size, settings.seed, settings.random_windows)
 
 
 class ResidentFeed:
@@ -92,4 +118,39 @@ class ResidentFeed:
             torch.from_numpy(np.ascontiguousarray(history)),
             torch.from_numpy(np.ascontiguousarray(targets)),
             int(targets_each.sum()),
+        )
+
+
+class PairFeed:
+    """Batches of users with an item they had, from events held in memory: every event once an epoch, in random order.
+
+    Args:
+        histories: The training events of every user.
+        batch_size: Events a step, over all workers together.
+        seed: Seed of the order.
+    """
+
+    def __init__(self, histories: Histories, batch_size: int, seed: int) -> None:
+        self.items = histories.items
+        self.users = np.repeat(np.arange(len(histories), dtype=np.int64), histories.lengths)
+        self.batch_size = batch_size
+        self.seed = seed
+
+    @property
+    def steps(self) -> int:
+        """Steps an epoch."""
+        return -(-len(self.items) // self.batch_size)
+
+    def plan(self, epoch: int) -> EpochPlan:
+        """What an epoch goes through."""
+        events = np.random.default_rng([self.seed, epoch]).permutation(len(self.items))
+        return EpochPlan(self.users[events], events)
+
+    def batch(self, plan: EpochPlan, step: int, rank: int = 0, world_size: int = 1) -> Batch:
+        """The part of worker ``rank`` in a step of an epoch; it may be empty."""
+        whole = slice(step * self.batch_size, (step + 1) * self.batch_size)
+        users, events = plan.users[whole], plan.events[whole]
+        mine = slice(rank, None, world_size)
+        return Batch(
+            torch.from_numpy(np.ascontiguousarray(users[mine])), torch.from_numpy(self.items[events[mine]]), len(users)
         )

@@ -22,7 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 from rayrec.errors import DataError, ModelError
 from rayrec.models.base import Recommender
 from rayrec.models.optimization import Optimization
-from rayrec.training.feed import ResidentFeed
+from rayrec.training.feed import Feed
 from rayrec.training.optimizer import build_optimizer, learning_rate
 
 Metrics = dict[str, float]
@@ -82,7 +82,7 @@ def start(model: Recommender, settings: Optimization, world: World) -> Run:
 
 def train(
     run: Run,
-    feed: ResidentFeed,
+    feed: Feed,
     validate: Callable[[Recommender], Metrics],
     after_epoch: Callable[[Run], None],
 ) -> Progress:
@@ -112,7 +112,10 @@ def train(
         run.model.eval()
         metrics = validate(run.model)
         progress.epoch += 1
-        if metrics[settings.metric] > progress.best:
+        # Without anything to validate on, the latest is the best.
+        if settings.metric not in metrics:
+            progress.best_epoch = progress.epoch
+        elif metrics[settings.metric] > progress.best:
             progress.best, progress.best_epoch = metrics[settings.metric], progress.epoch
         entry = {"epoch": progress.epoch, "loss": loss, "learning_rate": rate, "seconds": seconds}
         progress.history.append(entry | {"tokens_per_second": tokens / seconds} | metrics)
@@ -120,7 +123,7 @@ def train(
     return progress
 
 
-def _epoch(run: Run, wrapped: nn.Module, feed: ResidentFeed) -> tuple[float, int, float]:
+def _epoch(run: Run, wrapped: nn.Module, feed: Feed) -> tuple[float, int, float]:
     """One pass over the users: mean loss a target, targets, last learning rate."""
     run.model.train()
     epoch, total_steps = run.progress.epoch, feed.steps * run.settings.epochs
@@ -131,7 +134,7 @@ def _epoch(run: Run, wrapped: nn.Module, feed: ResidentFeed) -> tuple[float, int
         rate = learning_rate(epoch * feed.steps + step, total_steps, run.settings)
         _seed(run.settings.seed, epoch, step, run.world.rank)
         batch = feed.batch(plan, step, run.world.rank, run.world.size)
-        loss_sum += _step(run, wrapped, batch.history, batch.targets, batch.global_targets, rate)
+        loss_sum += _step(run, wrapped, batch.inputs, batch.targets, batch.global_targets, rate)
         tokens += batch.global_targets
     (total,) = run.world.sum([float(loss_sum)])
     if not math.isfinite(total):
@@ -142,11 +145,11 @@ def _epoch(run: Run, wrapped: nn.Module, feed: ResidentFeed) -> tuple[float, int
     return total / max(1, tokens), tokens, rate
 
 
-def _step(run: Run, wrapped: nn.Module, history: Tensor, targets: Tensor, divisor: int, rate: float) -> Tensor:
+def _step(run: Run, wrapped: nn.Module, inputs: Tensor, targets: Tensor, divisor: int, rate: float) -> Tensor:
     """Forward, backward, update. Returns this worker's summed loss, detached."""
     device = run.world.device
     with autocast(device, run.settings):
-        loss: Tensor = wrapped(history.to(device, non_blocking=True), targets.to(device, non_blocking=True))
+        loss: Tensor = wrapped(inputs.to(device, non_blocking=True), targets.to(device, non_blocking=True))
     # DistributedDataParallel averages gradients; times the number of workers, that is their sum.
     (loss * (run.world.size / max(1, divisor))).backward()
     norm = nn.utils.clip_grad_norm_(run.model.parameters(), run.settings.clip)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import tempfile
 import threading
@@ -11,28 +12,27 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, cast
 
-import numpy as np
 import ray
 import ray.train
 import ray.train.torch
 import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 
-from rayrec.artifacts import Json, Storage
-from rayrec.data.dataset import Dataset, open_dataset
-from rayrec.data.splits import TRAIN, VALIDATION
-from rayrec.data.views import Sequences, load_view, open_view
-from rayrec.errors import ClusterError, DataError, ModelError, RayrecError, StorageError
+from rayrec.artifacts import Json
+from rayrec.data.splits import VALIDATION
+from rayrec.data.views import Sequences
+from rayrec.errors import ClusterError, ModelError, RayrecError, StorageError
 from rayrec.evaluation.full_ranking import rank_users
 from rayrec.evaluation.held_out import held_out
-from rayrec.inference.bundle import publish_bundle
 from rayrec.inference.runtime import TorchRuntime
 from rayrec.metrics.ranking import parse_metric, ranking_metrics
 from rayrec.models.base import Fitted, Recommender
 from rayrec.models.registry import model_class
 from rayrec.recipe import Recipe
 from rayrec.training.checkpoint import Checkpoints, snapshot
-from rayrec.training.feed import ResidentFeed
+from rayrec.training.feed import feed_for
+from rayrec.training.fit import fit_here
+from rayrec.training.job import TrainJob, interactions, load, publish
 from rayrec.training.loop import Metrics, Progress, Run, World, start, train
 from rayrec.training.reports import reporter
 
@@ -40,25 +40,6 @@ _LOG = logging.getLogger(__name__)
 
 MAX_FAILURES = 3
 """How often workers are started again without an epoch done in between."""
-
-
-@dataclass(frozen=True)
-class TrainJob:
-    """What a training worker is told.
-
-    Attributes:
-        recipe: The recipe; `model` and `training` are read.
-        dataset_version: Name and manifest number of the Dataset.
-        view: Digest of the view.
-        storage: Where they are, and where the bundle goes.
-        bundle_name: The bundle's folder is ``models/BUNDLE_NAME``.
-    """
-
-    recipe: Recipe
-    dataset_version: tuple[str, int]
-    view: str
-    storage: Storage
-    bundle_name: str
 
 
 def train_model(job: TrainJob, run_name: str, on_epoch: Callable[[Metrics], None], resume: bool = True) -> str:
@@ -75,7 +56,7 @@ def train_model(job: TrainJob, run_name: str, on_epoch: Callable[[Metrics], None
         ClusterError: The cluster has not what the recipe asks for.
     """
     if issubclass(model_class(job.recipe.model.name), Fitted):
-        return cast("str", _value(ray.get(ray.remote(num_cpus=1)(_fit).remote(job))))
+        return cast("str", _value(ray.get(ray.remote(num_cpus=1)(fit_here).remote(job))))
     checkpoints = Checkpoints(job.storage, run_name)
     if not resume:
         checkpoints.clear()
@@ -169,18 +150,6 @@ def _value(result: Any) -> Any:
 # ---- in the workers
 
 
-def _fit(job: TrainJob) -> str | RayrecError:
-    """Fit a model in one pass over the training events and publish it."""
-    try:
-        sequences, dataset = _load(job)
-        choice = job.recipe.model
-        model = model_class(choice.name)(choice.config, len(sequences.item_keys))
-        cast("Fitted", model).fit(sequences.fold(TRAIN).items)
-        return _publish(job, model, sequences, dataset, {})
-    except RayrecError as error:
-        return error
-
-
 def _train_worker(config: dict[str, Any]) -> str | RayrecError | None:
     """What each Ray Train worker runs. Rank 0 publishes and returns the bundle's path."""
     try:
@@ -204,23 +173,21 @@ def _train_here(job: TrainJob, checkpoints: Checkpoints, reports: Any) -> str | 
     threads = int(_of_first(world, threads))
     threads = ray.get(reports.begin.remote(world.rank, epoch, threads))
     torch.set_num_threads(threads)
-    sequences, dataset = _load(job)
+    sequences, dataset = load(job)
     torch.manual_seed(recipe.training.seed)
     model = model_class(recipe.model.name)(recipe.model.config, len(sequences.item_keys))
+    model.observe(interactions(job, sequences))
     run = start(model, recipe.training, world)
     best = _Best(snapshot(model))
     if epoch:
         best.state = checkpoints.load(run, epoch)
-    settings = recipe.training
-    feed = ResidentFeed(
-        sequences.fold(TRAIN), model.max_length, settings.batch_size, settings.seed, settings.random_windows
-    )
+    feed = feed_for(model, sequences.fold(*job.folds), recipe.training)
     validate = _validator(recipe, sequences, world)
     train(run, feed, validate, lambda run: _after_epoch(run, best, checkpoints, reports))
     if world.rank:
         return None
     model.load_state_dict(best.state)
-    return _publish(job, model, sequences, dataset, _training_metrics(run.progress, threads))
+    return publish(job, model, sequences, dataset, _training_metrics(run.progress, threads))
 
 
 def _of_first(world: World, value: float) -> float:
@@ -252,28 +219,25 @@ def _after_epoch(run: Run, best: _Best, checkpoints: Checkpoints, reports: Any) 
     ray.train.report(entry)
 
 
-def _load(job: TrainJob) -> tuple[Sequences, Dataset]:
-    dataset = open_dataset(job.storage, *job.dataset_version)
-    return load_view(dataset, job.view), dataset
-
-
 def _validator(recipe: Recipe, sequences: Sequences, world: World) -> Callable[[Recommender], Metrics]:
-    """Full ranking of the validation fold, the users shared out among the workers.
-
-    Raises:
-        DataError: There are no validation events.
-    """
-    if not (sequences.folds == VALIDATION).any():
-        raise DataError(
-            "training: the view has no validation events, by which the best epoch is found. Set data.split.validation "
-            "to a share of the training events such as 0.1, or add a source with `fold: validation`."
-        )
+    """Full ranking of the validation fold, the users shared out among the workers; nothing where there is none."""
+    if "validation" in recipe.training.folds or not (sequences.folds == VALIDATION).any():
+        if world.rank == 0:
+            _LOG.warning(
+                "training: no events are left for validation, so all %d epochs are trained and the last one is kept. "
+                "To stop at the best one, leave validation out of training.folds, or with data.split.kind = given "
+                "set data.split.validation to a share of the training events such as 0.1.",
+                recipe.training.epochs,
+            )
+        return lambda model: {}
     metric = recipe.training.metric
     k = parse_metric(metric)[1]
     users = held_out(sequences, "validation").part(world.rank, world.size)
 
     def validate(model: Recommender) -> Metrics:
-        ranked = rank_users(TorchRuntime(model), users, model.max_length, k, recipe.evaluation.exclude_seen)
+        ranked = rank_users(
+            TorchRuntime(model).on_device, users, model.num_items, model.max_length, k, recipe.evaluation.exclude_seen
+        )
         mine = ranking_metrics(ranked.ranks, [k]) if len(ranked.ranks) else {metric: 0.0}
         total, count = world.sum([mine[metric] * len(ranked.ranks), float(len(ranked.ranks))])
         return {metric: total / max(1.0, count)}
@@ -285,21 +249,5 @@ def _training_metrics(progress: Progress, threads: int) -> Json:
     """What the bundle remembers of its training; no times, so that equal training gives equal bundles."""
     timed = {"seconds", "tokens_per_second"}
     history = [{key: value for key, value in entry.items() if key not in timed} for entry in progress.history]
-    return {"best_epoch": progress.best_epoch, "best": progress.best, "threads": threads, "history": history}
-
-
-def _publish(job: TrainJob, model: Recommender, sequences: Sequences, dataset: Dataset, metrics: Json) -> str:
-    histories = sequences.fold(TRAIN)
-    longest = np.argsort(-histories.lengths, kind="stable")
-    golden = [histories[user] for user in [*longest[:4], *longest[len(longest) // 2 :][:3]]]
-    lineage = {
-        "dataset": {"name": dataset.name, "manifest": dataset.number, "digest": dataset.digest},
-        "view": job.view,
-        "vocabulary": {table: listed["sha256"] for table, listed in dataset.manifest["vocab"].items()},
-        "transforms": open_view(dataset, job.view)["transform"],
-        "training": job.recipe.sections("training")["training"],
-        "parents": [],
-    }
-    return publish_bundle(
-        job.storage, job.bundle_name, model, sequences.item_keys, [*golden, np.zeros(0, np.int64)], lineage, metrics
-    )
+    best = progress.best if math.isfinite(progress.best) else None
+    return {"best_epoch": progress.best_epoch, "best": best, "threads": threads, "history": history}

@@ -1,0 +1,117 @@
+"""What the recipe declares of a view's items, as one sparse matrix that models are fitted to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from rayrec.data.dataset import Dataset, read_part
+from rayrec.data.fitting import FEATURE, load_fitted
+from rayrec.data.views import open_view
+from rayrec.features.base import Fitted
+from rayrec.features.hashing import hash64
+from rayrec.features.vocabulary import FIRST_WORD, FittedWords
+from rayrec.models.interactions import SparseRows
+
+TEXT_COLUMNS = 16_384
+"""Words of a text are hashed into so many columns: a thousand titles share few, and no vocabulary has to be kept."""
+
+
+@dataclass(frozen=True)
+class _Entries:
+    """Entries of some columns, in any order.
+
+    Attributes:
+        rows: ``[N]`` int64, from 0.
+        columns: ``[N]`` int64, from 0.
+        values: ``[N]`` float32.
+        width: Number of columns.
+    """
+
+    rows: np.ndarray
+    columns: np.ndarray
+    values: np.ndarray
+    width: int
+
+
+def item_features(dataset: Dataset, view: str) -> SparseRows | None:
+    """The features of a view's items: ``[num_items + 1]`` rows, of which row 0, padding, is empty.
+
+    A column each word of a category, tag or bucket, with 1 for the items that have it (the missing and the unknown have
+    none), each number and each dimension of a vector, as fitted, and each value that a part of a moment takes. Words of
+    texts, in lower case, are hashed into `TEXT_COLUMNS` columns.
+
+    Returns:
+        None where the recipe declares no features of items.
+
+    Raises:
+        DataError: A part of the view is missing or was changed.
+    """
+    manifest = open_view(dataset, view)
+    fitted = load_fitted(dataset, manifest).items.features
+    if not fitted:
+        return None
+    table = read_part(dataset.storage, manifest["items"])
+    parts = [_encode(feature, table[f"{FEATURE}{name}"].combine_chunks()) for name, feature in fitted.items()]
+    starts = np.cumsum([0, *(part.width for part in parts)])
+    rows = np.concatenate([part.rows for part in parts]) + 1
+    columns = np.concatenate([part.columns + start for part, start in zip(parts, starts[:-1], strict=True)])
+    values = np.concatenate([part.values for part in parts])
+    order = np.lexsort((columns, rows))
+    return SparseRows.of(rows[order], columns[order], values[order], table.num_rows + 1, int(starts[-1]))
+
+
+def _encode(fitted: Fitted, column: pa.Array) -> _Entries:
+    """``[N]`` fitted values of one feature as columns."""
+    output, everyone = fitted.output, np.arange(len(column), dtype=np.int64)
+    if isinstance(fitted, FittedWords):
+        # Without a vocabulary nothing is unknown, and buckets begin at 1.
+        first = FIRST_WORD if fitted.config.buckets is None else 1
+        if output.kind == "multi-valued":
+            rows, ids = pc.list_parent_indices(column).to_numpy().astype(np.int64), pc.list_flatten(column).to_numpy()
+        else:
+            rows, ids = everyone, column.to_numpy()
+        return _categories(rows, ids - first, output.size - first)
+    if output.kind == "text":
+        return _words(column)
+    if output.kind == "timestamp":
+        return _moments(pc.list_flatten(column).to_numpy().reshape(-1, output.dimension))
+    if output.size:
+        return _categories(everyone, column.to_numpy(), output.size)
+    flat = pc.list_flatten(column) if pa.types.is_fixed_size_list(column.type) else column
+    return _numbers(flat.to_numpy().reshape(-1, output.dimension))
+
+
+def _categories(rows: np.ndarray, ids: np.ndarray, width: int) -> _Entries:
+    """A one for each category a row has, however often; ids below 0 are left out."""
+    known = ids >= 0
+    distinct = np.unique(rows[known] * width + ids[known])
+    found, columns = np.divmod(distinct, max(1, width))
+    return _Entries(found, columns, np.ones(len(distinct), np.float32), width)
+
+
+def _words(texts: pa.Array) -> _Entries:
+    """The words of each text, hashed."""
+    spaced = pc.replace_substring_regex(pc.utf8_lower(texts), r"[^\p{L}\p{N}]+", " ")
+    lists = pc.split_pattern(pc.utf8_trim(spaced, " "), " ")
+    words, rows = pc.list_flatten(lists), pc.list_parent_indices(lists).to_numpy().astype(np.int64)
+    hashed = (hash64(words) % np.uint64(TEXT_COLUMNS)).astype(np.int64)
+    some = pc.not_equal(words, "").to_numpy(zero_copy_only=False)
+    return _categories(rows, np.where(some, hashed, -1), TEXT_COLUMNS)
+
+
+def _moments(parts: np.ndarray) -> _Entries:
+    """``[N, P]`` parts of moments: a column each value that a part takes; -1 is missing."""
+    rows, places = np.nonzero(parts >= 0)
+    # A year needs more than the digits of the others, and no year has seven.
+    distinct, columns = np.unique(places * 10**7 + parts[rows, places], return_inverse=True)
+    return _Entries(rows, columns, np.ones(len(rows), np.float32), len(distinct))
+
+
+def _numbers(values: np.ndarray) -> _Entries:
+    """``[N, D]`` numbers: a column each, zeros left out."""
+    rows, columns = np.nonzero(values)
+    return _Entries(rows, columns, values[rows, columns].astype(np.float32), values.shape[1])
