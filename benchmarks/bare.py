@@ -25,9 +25,10 @@ from rayrec.features.histories import Histories
 from rayrec.inference.runtime import TorchRuntime
 from rayrec.metrics.ranking import parse_metric, ranking_metrics
 from rayrec.models.base import Recommender
+from rayrec.models.interactions import Interactions
 from rayrec.models.optimization import Optimization
 from rayrec.models.registry import model_class
-from rayrec.training.feed import ResidentFeed
+from rayrec.training.feed import feed_for
 from rayrec.training.loop import Run, World, start, train
 
 FOLDS = {"validation": ((0,), 1), "test": ((0, 1), 2)}
@@ -55,8 +56,7 @@ def held_out(histories: Histories, folds: np.ndarray, fold: str) -> HeldOut:
     """Past and future of the users with events in a fold."""
     past_folds, future_fold = FOLDS[fold]
     past, future = histories.keep(np.isin(folds, past_folds)), histories.keep(folds == future_fold)
-    users = np.flatnonzero(future.lengths).tolist()
-    return HeldOut(Histories.of(past[u] for u in users), Histories.of(future[u] for u in users))
+    return HeldOut.of(past, future)
 
 
 def train_once(view: dict[str, np.ndarray], name: str, architecture: dict[str, Any], settings: Optimization) -> Any:
@@ -71,7 +71,7 @@ def train_once(view: dict[str, np.ndarray], name: str, architecture: dict[str, A
     best: dict[str, float] = {}
 
     def measure(model: Recommender, fold: str) -> dict[str, float]:
-        ranked = rank_users(TorchRuntime(model), folds[fold], model.max_length, k)
+        ranked = rank_users(TorchRuntime(model).on_device, folds[fold], model.num_items, model.max_length, k)
         return ranking_metrics(ranked.ranks, [k])
 
     def after_epoch(run: Run) -> None:
@@ -79,7 +79,8 @@ def train_once(view: dict[str, np.ndarray], name: str, architecture: dict[str, A
             best.update(measure(run.model, "test"))
 
     trained = histories.keep(view["folds"] == 0)
-    feed = ResidentFeed(trained, model.max_length, settings.batch_size, settings.seed, settings.random_windows)
+    model.observe(Interactions(trained, model.num_items))
+    feed = feed_for(model, trained, settings)
     began = time.perf_counter()
     run = start(model, settings, World(device=device))
     progress = train(run, feed, lambda model: measure(model, "validation"), after_epoch)

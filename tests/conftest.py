@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import sqlite3
@@ -38,6 +39,8 @@ def object_store() -> Iterator[dict[str, str]]:
     """An S3 server on this machine with a bucket ``rayrec``, and the variables by which clients find it."""
     from moto.server import ThreadedMotoServer
 
+    # A line a request hides what a failed test says.
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     variables = {

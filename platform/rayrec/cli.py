@@ -2,36 +2,41 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, redirect_stdout
-from typing import TYPE_CHECKING, Annotated, Any, TextIO
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from rayrec import __version__
 from rayrec.cli_data import data_app, init
-from rayrec.errors import RayrecError, RecipeError
+from rayrec.cli_evaluation import compare, cross_validate
+from rayrec.cli_shared import (
+    AppendOption,
+    DataOption,
+    JsonOption,
+    RecipeArgument,
+    ResumeOption,
+    SetOption,
+    Terminated,
+    VerboseOption,
+    cluster,
+    load,
+    print_json,
+    terminate,
+)
+from rayrec.errors import RayrecError
 
 if TYPE_CHECKING:
-    from rayrec.artifacts import Json, Storage
     from rayrec.pipeline import Pipeline
-    from rayrec.recipe import Recipe
-    from rayrec.recipe_data import TableSource
-
-    Files = Sequence[tuple[str, TableSource | None]]
 
 USAGE_ERROR = 2
 INTERRUPTED = 130
 TERMINATED = 143
-
-
-class Terminated(KeyboardInterrupt):
-    """SIGTERM, which `ray job stop` and service managers send."""
 
 
 class Commands(TyperGroup):
@@ -59,19 +64,8 @@ app = typer.Typer(
 )
 app.add_typer(data_app, name="data")
 app.command()(init)
-
-RecipeArgument = Annotated[str, typer.Argument(help="A recipe: a YAML file, or the name of a packaged one.")]
-SetOption = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the recipe.")
-]
-DataOption = Annotated[str | None, typer.Option("--data", help="`simulated` replaces the recipe's data.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, all else on stderr.")]
-VerboseOption = Annotated[bool, typer.Option("--verbose", help="Show what the workers print.")]
-AppendOption = Annotated[bool, typer.Option("--append", help="Only add new files to the Dataset, where there is one.")]
-ResumeOption = Annotated[
-    bool, typer.Option("--resume/--no-resume", help="Go on from the checkpoints of an interrupted training.")
-]
-
+app.command()(compare)
+app.command()(cross_validate)
 
 # ---- the pipeline
 
@@ -91,13 +85,13 @@ def run(
     from rayrec import pipeline
     from rayrec.terminal import RunDisplay, show_result
 
-    loaded, storage, files = _load(recipe, overrides, data)
-    with _cluster(storage, verbose, files) as stdout:
+    loaded, storage, files = load(recipe, overrides, data)
+    with cluster(storage, verbose, files) as stdout:
         with RunDisplay(loaded) as display:
             result = pipeline.run(loaded, storage, display, resume, append)
         with redirect_stdout(stdout):
             if as_json:
-                _print_json(result.to_json())
+                print_json(result.to_json())
             else:
                 show_result(result)
             stdout.flush()
@@ -161,7 +155,7 @@ def recipes(
     from rayrec.recipe_files import json_schema, load_recipe, packaged_recipes, to_yaml
 
     if schema:
-        _print_json(json_schema())
+        print_json(json_schema())
     elif name:
         typer.echo(to_yaml(load_recipe(name)), nl=False)
     else:
@@ -205,7 +199,7 @@ def list_all(as_json: JsonOption = False) -> None:
 
     found = inventory(Storage.open())
     if as_json:
-        _print_json(found)
+        print_json(found)
     else:
         show_inventory(found)
 
@@ -256,7 +250,7 @@ def serve(
     given = {key: value for key, value in {"host": host, "port": port}.items() if value is not None}
     # Whoever serves need not be allowed to write there.
     release = storage.url(f"releases/{registered.digest}.json")
-    with _cluster(None, verbose, [(release, None)]):
+    with cluster(None, verbose, [(release, None)]):
         _serve_until_signal(reference, settings.model_copy(update=given), False)
 
 
@@ -299,41 +293,6 @@ def version() -> None:
 # ---- shared
 
 
-def _load(recipe: str, overrides: list[str] | None, data: str | None) -> tuple[Recipe, Storage, Files]:
-    """The recipe, its storage, and a file of each of its sources, with that source."""
-    from rayrec.artifacts import Storage
-    from rayrec.data.files import check_sources
-    from rayrec.recipe_files import load_recipe
-
-    if data not in {None, "simulated"}:
-        raise RecipeError(f"--data {data}: the only data that can take the recipe's place is 'simulated'.")
-    loaded = load_recipe(recipe, overrides or [], data == "simulated")
-    storage = Storage.open(loaded.storage)
-    files = check_sources(loaded, storage)
-    tables = [*loaded.data.sources, *filter(None, [loaded.data.items, loaded.data.users])]
-    return loaded, storage, [(uri, tables[source]) for source, uri in {f.source: f.uri for f in files}.items()]
-
-
-@contextmanager
-def _cluster(storage: Storage | None, verbose: bool, files: Files = ()) -> Iterator[TextIO]:
-    """Connected to Ray, which prints to stdout now and then: that goes to stderr. Gives the real stdout."""
-    from rayrec.cluster import connected
-    from rayrec.terminal import waiting
-
-    real = sys.stdout
-    with ExitStack() as stack:
-        stack.enter_context(redirect_stdout(sys.stderr))
-        with waiting("connecting to Ray"):
-            stack.enter_context(connected(storage, files, verbose))
-        # Ray has put its own handler there, which ends the process with no word on how to go on.
-        stack.callback(signal.signal, signal.SIGTERM, signal.signal(signal.SIGTERM, _terminate))
-        yield real
-
-
-def _terminate(*_: object) -> None:
-    raise Terminated
-
-
 def _run_stages(
     recipe: str,
     overrides: list[str] | None,
@@ -347,16 +306,16 @@ def _run_stages(
     from rayrec.pipeline import Pipeline
     from rayrec.terminal import RunDisplay
 
-    loaded, storage, files = _load(recipe, overrides, data)
+    loaded, storage, files = load(recipe, overrides, data)
     with (
-        _cluster(storage, verbose, files),
+        cluster(storage, verbose, files),
         RunDisplay(loaded) as display,
         Pipeline(loaded, storage, display, resume, append) as pipeline,
     ):
         stages(pipeline)
     if as_json:
         outcomes = {name: outcome.summary() | outcome.output for name, outcome in pipeline.outcomes.items()}
-        _print_json({"recipe": loaded.name, "simulated": loaded.simulated, "stages": outcomes})
+        print_json({"recipe": loaded.name, "simulated": loaded.simulated, "stages": outcomes})
 
 
 def _serve_until_signal(reference: str, settings: Any, quiet: bool) -> None:
@@ -379,16 +338,12 @@ def _serve_until_signal(reference: str, settings: Any, quiet: bool) -> None:
         typer.echo("ending: requests under way are finished first", err=True)
 
 
-def _print_json(value: Json) -> None:
-    sys.stdout.write(json.dumps(value, indent=1) + "\n")
-
-
 def main() -> None:
     """Run the command line."""
     from rayrec.cluster import prepare_environment
 
     prepare_environment()
-    signal.signal(signal.SIGTERM, _terminate)
+    signal.signal(signal.SIGTERM, terminate)
     # Ray and MLflow print to stdout now and then; with --json only the one object may go there.
     real = os.dup(1)
     os.dup2(2, 1)

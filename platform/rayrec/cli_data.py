@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from rayrec.cli_shared import write_page
 from rayrec.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def init(
     elif out.exists():
         raise RecipeError(f"{out}: there is a file already. Remove it, or choose another with --out.")
     else:
-        _write(out, text)
+        write_page(out, text)
         typer.echo(f"wrote {out}; now: rayrec run {out}", err=True)
 
 
@@ -84,7 +85,7 @@ def data_report(
     dataset = _dataset(name)
     page = publish_report(dataset, latest_view(dataset))
     if out is not None:
-        _write(out, page)
+        write_page(out, page)
     typer.echo(str(out or dataset.storage.url(report_path(dataset.name, dataset.number))))
 
 
@@ -103,13 +104,6 @@ def data_erase(
         "the logs themselves, backups and the models trained before are not changed: see `left` in the receipt",
         err=True,
     )
-
-
-def _write(out: Path, text: str) -> None:
-    try:
-        out.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise RecipeError(f"--out {out}: cannot be written: {error.strerror}. Choose another file.") from error
 
 
 def _dataset(name: str) -> Dataset:

@@ -109,7 +109,7 @@ def _live_records(storage: Storage, paths: set[str], versions: set[tuple[str, in
         else:
             needed = paths.issuperset([*output.get("bundles", {}).values(), *filter(None, [output.get("bundle")])])
         if needed:
-            live |= {record, *filter(None, [output.get("evaluation")])}
+            live |= {record, *filter(None, [output.get("evaluation")]), *output.get("outcomes", [])}
     return live
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import tempfile
 import time
 from collections.abc import Callable
@@ -19,7 +20,8 @@ from rayrec.data.prepare import prepare
 from rayrec.data.report import publish_report
 from rayrec.data.views import open_view
 from rayrec.errors import RayrecError
-from rayrec.evaluation.evaluate import evaluate
+from rayrec.evaluation.evaluate import Measure, evaluate
+from rayrec.evaluation.leakage import leakage_warnings
 from rayrec.inference.bundle import open_bundle
 from rayrec.inference.pyfunc import write_reference
 from rayrec.inference.release import open_release, publish_release
@@ -28,7 +30,10 @@ from rayrec.plots import plot_by_cutoff, plot_curve
 from rayrec.recipe import ModelChoice, Recipe
 from rayrec.tracking import RegisteredRelease, TrackedRun, Tracker, find_release, tracking_uri, without_passwords
 from rayrec.training.checkpoint import Checkpoints
-from rayrec.training.train import TrainJob, train_model
+from rayrec.training.job import TrainJob
+from rayrec.training.train import train_model
+
+_LOG = logging.getLogger(__name__)
 
 Metrics = dict[str, float]
 
@@ -91,6 +96,8 @@ class Pipeline:
         watcher: Who is told.
         resume: Go on from the checkpoints of an interrupted training.
         append: Add new files to the Dataset, instead of preparing all of them.
+        within: The MLflow run that this pipeline's is nested in.
+        run_name: Of the pipeline's MLflow run.
         outcomes: Stages done so far.
     """
 
@@ -99,6 +106,8 @@ class Pipeline:
     watcher: Watcher
     resume: bool = True
     append: bool = False
+    within: TrackedRun | None = None
+    run_name: str = "pipeline"
     outcomes: dict[str, StageOutcome] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -131,7 +140,7 @@ class Pipeline:
         """Dataset -> bundle of the recipe's model, and bundle of the popularity baseline."""
         popular = self.recipe.model_copy(update={"model": ModelChoice("popularity", PopularityConfig())})
         baseline = self._train("baseline", popular, dataset, view, ("name",))
-        if self.recipe.model.name == "popularity":
+        if self.recipe.model == popular.model:
             return baseline, baseline
         sections = ("name", "model", "training", "evaluation")
         return self._train("train", self.recipe, dataset, view, sections), baseline
@@ -139,14 +148,15 @@ class Pipeline:
     def evaluate(self, dataset: Dataset, view: str, bundle: str, baseline: str) -> Json:
         """Bundles -> metrics: by role (``main`` and ``popular``), then by fold."""
         bundles = {"main": bundle, "popular": baseline}
-        version = (dataset.name, dataset.number)
 
         def work(run: TrackedRun) -> tuple[Json, int]:
-            results = {role: evaluate(self.recipe, version, view, path, self.storage) for role, path in bundles.items()}
+            of = {path: evaluate(self._measure(dataset, view, path, self.storage)) for path in set(bundles.values())}
+            results = {role: of[path] for role, path in bundles.items()}
             self._log_dataset(run, dataset, view)
             self._log_evaluation(run, results)
             path = self.storage.write_content("evaluations", canonical(results), ".json")
-            return {"evaluation": path, "bundles": bundles}, sum(
+            outcomes = [fold["outcomes"] for result in results.values() for fold in result.values()]
+            return {"evaluation": path, "outcomes": outcomes, "bundles": bundles}, sum(
                 fold["users"] for result in results.values() for fold in result.values()
             )
 
@@ -221,7 +231,7 @@ class Pipeline:
     def _run(self, stage: str) -> AbstractContextManager[TrackedRun]:
         """The stage's MLflow run. The pipeline's own begins with the first stage that is not skipped."""
         if self._parent is None:
-            self._parent = self._tracker.begin("pipeline")
+            self._parent = self._tracker.begin(self.run_name, self.within)
             self._parent.params(self.recipe.model_dump(mode="json", by_alias=True))
             self._parent.tags({"rayrec.simulated": self.recipe.simulated})
         return self._tracker.run(stage, self._parent)
@@ -278,7 +288,7 @@ class Pipeline:
         return bool(open_bundle(self.storage, output["bundle"]).manifest)
 
     def _evaluation_exists(self, output: Json) -> bool:
-        return self.storage.exists(output["evaluation"])
+        return all(self.storage.exists(path) for path in (output["evaluation"], *output["outcomes"]))
 
     def _release_exists(self, output: Json) -> bool:
         return any(release.version == output["version"] for release in self._tracker.releases())
@@ -290,13 +300,15 @@ class Pipeline:
             "name": self.recipe.name,
             "simulated": self.recipe.simulated,
             "models": bundles,
-            "variants": dict.fromkeys(bundles, "onnx"),
+            "variants": {role: open_bundle(self.storage, path).runtime for role, path in bundles.items()},
             "index": "exact",
             "dataset": {"name": dataset.name, "manifest": dataset.number, "digest": dataset.digest, "view": view},
             "catalogue": (manifest["items"] or manifest["vocab"]["item"])["sha256"],
             "transforms": open_view(dataset, view)["transform"],
             "event_types": list(self.recipe.data.view.event_types),
             "serving": self.recipe.sections("serving")["serving"],
+            "evaluation": self.recipe.sections("evaluation")["evaluation"],
+            "metric": self.recipe.training.metric,
             "funnel": {"sources": ["main"], "fallback": "popular", "exclude_seen": self.recipe.serving.exclude_seen},
             "metrics": {role: result["test"] for role, result in metrics.items()},
         }
@@ -327,9 +339,13 @@ class Pipeline:
         pinned = content["dataset"]
         if (pinned["view"], pinned["digest"]) == (view, dataset.digest) and metric in content["metrics"]["main"]:
             return float(content["metrics"]["main"][metric])
-        version = (dataset.name, dataset.number)
-        measured = evaluate(self.recipe, version, view, content["models"]["main"], self.storage, storage)
+        measured = evaluate(self._measure(dataset, view, content["models"]["main"], storage))
         return float(measured["test"][metric])
+
+    def _measure(self, dataset: Dataset, view: str, bundle: str, storage: Storage) -> Measure:
+        """A bundle, which lies in ``storage``, on the held-out events of a view."""
+        settings, metrics = self.recipe.evaluation, self.recipe.metric_names
+        return Measure(settings, metrics, (dataset.name, dataset.number), view, self.storage, bundle, storage)
 
     def _with_parent(self, run: TrackedRun) -> list[TrackedRun]:
         """A stage's run and the pipeline's, which shows everything at one glance."""
@@ -350,6 +366,10 @@ class Pipeline:
                 numbers = {f"{prefix}{fold}/{k}": v for k, v in values.items() if isinstance(v, float)}
                 for target in self._with_parent(run) if fold == "test" else [run]:
                     target.metrics(numbers)
+        warnings = leakage_warnings(results["main"]["test"], self.recipe.evaluation.exclude_seen)
+        for warning in warnings:
+            _LOG.warning("evaluation: %s", warning)
+        run.tags({"rayrec.warnings": " ".join(warnings)})
         run.json(results, "metrics.json")
         run.figure(plot_by_cutoff(results, self.recipe.evaluation.ks), "metrics_by_cutoff.png")
 

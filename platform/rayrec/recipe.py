@@ -12,7 +12,9 @@ import pydantic
 from pydantic import BeforeValidator, ConfigDict, Field, field_serializer, field_validator, model_validator
 
 from rayrec.artifacts import Json
+from rayrec.features.categorical import Categorical
 from rayrec.metrics.ranking import METRICS, parse_metric
+from rayrec.models.checks import require
 from rayrec.models.optimization import Optimization
 from rayrec.recipe_data import Data, Section
 
@@ -39,16 +41,20 @@ class Training(Optimization):
     Attributes:
         workers: Training processes; 0 trains in the calling process, without start-up and without restarts.
         gpus: Whether workers get a GPU each; ``auto`` gives them one where the cluster has enough.
+        folds: What is learnt from. With ``validation`` among them nothing is left to find the best epoch by: all epochs
+            are trained and the last one is kept.
         threads: Threads a worker; by default its share of the machine's cores. The last digits of results depend on it.
     """
 
     workers: Annotated[int, Field(ge=0)] = 1
     gpus: Annotated[Literal["auto", "yes", "no"], BeforeValidator(_yes_or_no)] = "auto"
+    folds: tuple[Literal["train", "validation"], ...] = ("train",)
     threads: Annotated[int, Field(ge=1)] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         parse_metric(self.metric)
+        require("train" in self.folds, f"folds must have train among them, not {', '.join(self.folds) or 'nothing'}")
 
 
 class Evaluation(Section):
@@ -62,6 +68,14 @@ class Evaluation(Section):
     history_lengths: tuple[Annotated[int, Field(ge=1)], ...] = Field(
         (10, 50, 200), description="Bounds of the slices by length of history."
     )
+    slices: tuple[str, ...] = Field(
+        (), description="Categorical features of users (`data.features.users`) to measure each group of."
+    )
+
+    def metric_names(self, also: str) -> tuple[str, ...]:
+        """Every metric at every cut-off, such as ``ndcg@10``, and one more, unless it is among them."""
+        names = [f"{metric}@{k}" for k in sorted(set(self.ks)) for metric in self.metrics]
+        return tuple(dict.fromkeys([*names, also]))
 
     @field_validator("metrics")
     @classmethod
@@ -110,6 +124,18 @@ class Recipe(Section):
     serving: Serving = Serving()
     simulated: bool = Field(False, description="Marks a recipe whose data is simulated.")
 
+    @model_validator(mode="after")
+    def _slices_are_declared(self) -> Recipe:
+        sliceable = [n for n, f in self.data.features.users.items() if isinstance(f, Categorical) and f.buckets is None]
+        for name in self.evaluation.slices:
+            if name not in sliceable:
+                known = ", ".join(sliceable) or "none"
+                raise ValueError(
+                    f"evaluation.slices: '{name}' is no categorical feature of data.features.users without `buckets`. "
+                    f"Those are: {known}"
+                )
+        return self
+
     @field_serializer("model")
     def _model_section(self, choice: ModelChoice) -> Json:
         return {"name": choice.name, **dataclasses.asdict(choice.config)}
@@ -121,5 +147,4 @@ class Recipe(Section):
     @property
     def metric_names(self) -> tuple[str, ...]:
         """The metrics to compute, such as ``ndcg@10``, the validation metric included."""
-        names = [f"{metric}@{k}" for k in sorted(set(self.evaluation.ks)) for metric in self.evaluation.metrics]
-        return tuple(dict.fromkeys([*names, self.training.metric]))
+        return self.evaluation.metric_names(self.training.metric)

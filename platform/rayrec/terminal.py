@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 
@@ -12,10 +12,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 
 from rayrec.artifacts import Json
+from rayrec.cross_validation import CrossValidation
+from rayrec.evaluation.compare import Comparison
+from rayrec.evaluation.comparison_page import p_value, with_interval
+from rayrec.metrics.ranking import parse_metric
 from rayrec.pipeline import Metrics, RunResult, StageOutcome
 from rayrec.recipe import Recipe
 
-SHOWN = ("hr@10", "ndcg@10", "mrr@10", "coverage@10", "popularity_bias@10")
+SHOWN = ("hr", "recall", "ndcg", "mrr", "coverage", "popularity_bias")
 
 PLAIN_WIDTH = 120
 
@@ -74,7 +78,8 @@ class RunDisplay:
     def epoch(self, entry: Metrics, epochs: int) -> None:
         """An epoch has ended."""
         metric = self._recipe.training.metric
-        note = f"loss {entry['loss']:.3f}  {metric} {entry[metric]:.4f}"
+        measured = f"  {metric} {entry[metric]:.4f}" if metric in entry else ""
+        note = f"loss {entry['loss']:.3f}{measured}"
         if self._task is not None:
             self._bars.update(self._task, total=epochs, completed=int(entry["epoch"]), note=note)
         if not errors.is_terminal:
@@ -95,12 +100,12 @@ def show_result(result: RunResult) -> None:
     quality = Table(title=f"{result.recipe.name}{label}: test fold, full ranking", title_justify="left")
     quality.add_column("")
     roles = {"main": result.recipe.model.name, "popular": "popularity"}
-    if result.recipe.model.name == "popularity":
+    if result.metrics["main"] == result.metrics["popular"]:
         roles.pop("main")
     for title in roles.values():
         quality.add_column(title, justify="right")
     tested = {role: result.metrics[role]["test"] for role in roles}
-    for name in [name for name in SHOWN if name in tested["popular"]]:
+    for name in [name for name in _at_cutoff_of(result.recipe.training.metric) if name in tested["popular"]]:
         quality.add_row(name, *(f"{tested[role][name]:.4f}" for role in roles))
     out.print(quality)
     cost = Table(title="stages", title_justify="left")
@@ -122,6 +127,63 @@ def show_result(result: RunResult) -> None:
     out.print(f"Dataset   {result.dataset.uri}")
     out.print(f"MLflow    mlflow ui --backend-store-uri {tracking['uri']}", soft_wrap=True)
     out.print(f"Serve it  rayrec serve {release.name}")
+
+
+def show_comparison(comparison: Comparison) -> None:
+    """Metrics side by side, tests against the first, slices."""
+    out, names = _stdout(), [str(model["reference"]) for model in comparison.models]
+    tested = [model["test"] for model in comparison.models]
+    data = comparison.data
+    label = " (SIMULATED DATA)" if data["simulated"] else ""
+    title = f"{data['name']}{label}: test fold, full ranking, {data['users']:,} users, 95 % intervals"
+    metrics = _table(title, ["", *(f"{m['reference']} ({m['kind']})" for m in comparison.models)])
+    for name in (*comparison.metrics, *comparison.beyond_accuracy):
+        metrics.add_row(name, *(with_interval(test, name) if name in test else "" for test in tested))
+    out.print(metrics)
+    head = ["", "metric", "difference", "95 % interval", "p (Holm)", "better", "equal", "worse"]
+    tests = _table(f"against {names[0]}: users better, equal, worse", head)
+    for test in comparison.tests:
+        interval = f"{test['low']:+.4f} to {test['high']:+.4f}"
+        users = (f"{test[key]:,}" for key in ("better", "equal", "worse"))
+        difference = f"{test['difference']:+.4f}"
+        tests.add_row(test["model"], test["metric"], difference, interval, p_value(test["p_holm"]), *users)
+    out.print(tests)
+    metric = comparison.metrics[0]
+    slices = _table(f"{metric} by slice", ["slice", "users", *names])
+    for kind, groups in tested[0]["slices"].items():
+        for group, values in groups.items():
+            figures = (f"{test['slices'][kind][group][metric]:.4f}" for test in tested)
+            slices.add_row(f"{kind} {group}", f"{values['users']:,}", *figures)
+    out.print(slices)
+
+
+def show_cross_validation(found: CrossValidation) -> None:
+    """Mean and standard deviation over folds, beside the baseline."""
+    label = " (SIMULATED DATA)" if found.simulated else ""
+    title = f"{found.recipe}{label}: mean ± standard deviation over {found.folds} test folds, full ranking"
+    table = _table(title, ["", found.model, "popularity", "difference", "95 % interval"])
+    for name in [name for name in dict.fromkeys([*_at_cutoff_of(found.metric), found.metric]) if name in found.metrics]:
+        values = found.metrics[name]
+        means = (f"{values[role]['mean']:.4f} ± {values[role]['sd']:.4f}" for role in ("main", "popular"))
+        difference = values["difference"]
+        interval = f"{difference['low']:+.4f} to {difference['high']:+.4f}"
+        table.add_row(name, *means, f"{difference['mean']:+.4f}", interval)
+    out = _stdout()
+    out.print(table)
+    out.print("The intervals allow for folds that share training events (Nadeau and Bengio 2003).")
+
+
+def _at_cutoff_of(metric: str) -> list[str]:
+    """What is shown, at the cut-off of the metric that models are chosen by."""
+    return [f"{name}@{parse_metric(metric)[1]}" for name in SHOWN]
+
+
+def _table(title: str, columns: Sequence[str]) -> Table:
+    """A table of figures: all columns but the first to the right."""
+    table = Table(title=title, title_justify="left")
+    for place, column in enumerate(columns):
+        table.add_column(column, justify="right" if place else "left")
+    return table
 
 
 def show_inventory(found: Json) -> None:

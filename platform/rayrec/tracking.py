@@ -165,8 +165,8 @@ class Tracker:
             return str(found.experiment_id)
 
     @contextmanager
-    def run(self, stage: str, parent: TrackedRun) -> Iterator[TrackedRun]:
-        """A run nested in ``parent`` for as long as the block lasts."""
+    def run(self, stage: str, parent: TrackedRun | None = None) -> Iterator[TrackedRun]:
+        """A run for as long as the block lasts; nested in ``parent``."""
         run = self.begin(stage, parent)
         try:
             yield run

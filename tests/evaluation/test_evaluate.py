@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import rayrec.evaluation.evaluate as stage
@@ -13,9 +16,12 @@ from rayrec.artifacts import Json, Storage
 from rayrec.data.splits import leave_last
 from rayrec.data.views import Sequences
 from rayrec.errors import DataError
-from rayrec.evaluation.evaluate import evaluate_here
+from rayrec.evaluation.evaluate import Measure, evaluate_here
+from rayrec.evaluation.full_ranking import RankedUsers
+from rayrec.evaluation.slices import by_group, by_history_length, by_popularity
 from rayrec.features.histories import Histories
 from rayrec.inference.bundle import publish_bundle
+from rayrec.models.interactions import Interactions, here
 from rayrec.models.popularity import Popularity, PopularityConfig
 from rayrec.recipe_files import parse_recipe
 
@@ -29,7 +35,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> tuple[Storage, str]:
     """Popularity that knows the items a to d."""
     storage = Storage.open(tmp_path_factory.mktemp("evaluated"))
     model = Popularity(PopularityConfig(), 4)
-    model.fit(np.array([4, 4, 4, 3, 3, 1]))
+    model.fit(Interactions(Histories.of([[4, 4, 4, 3, 3, 1]]), 4), here, seed=0)
     return storage, publish_bundle(storage, "popular", model, KEYS[:4], [], {}, {})
 
 
@@ -42,11 +48,17 @@ def measured(
 ) -> Json:
     folds = leave_last(np.array([len(items) for items in lists]), 1)
     view = Sequences(np.arange(len(lists)), Histories.of(lists), folds, np.arange(len(keys)), keys)
-    monkeypatch.setattr(stage, "open_dataset", lambda *_: None)
+    # A view needs no files to be measured on; those of its parts that only files have are tested with real ones.
+    monkeypatch.setattr(stage, "open_dataset", lambda *_: SimpleNamespace(manifest={"order": "file"}))
     monkeypatch.setattr(stage, "load_view", lambda *_: view)
-    recipe = parse_recipe({"name": "x", "data": {"sources": [SOURCE]}, "evaluation": {"ks": [1, 2], **evaluation}})
+    monkeypatch.setattr(stage, "item_features", lambda *_: None)
     storage, path = bundle
-    return evaluate_here(recipe, ("x", 1), "view", path, storage)
+    return evaluate_here(measure(storage, path, {"ks": [1, 2], **evaluation}))
+
+
+def measure(storage: Storage, bundle: str, evaluation: Any) -> Measure:
+    recipe = parse_recipe({"name": "x", "data": {"sources": [SOURCE]}, "evaluation": evaluation})
+    return Measure(recipe.evaluation, recipe.metric_names, ("x", 1), "view", storage, bundle, storage)
 
 
 def test_every_metric_is_measured_on_both_folds(monkeypatch: pytest.MonkeyPatch, bundle: tuple[Storage, str]) -> None:
@@ -59,24 +71,65 @@ def test_every_metric_is_measured_on_both_folds(monkeypatch: pytest.MonkeyPatch,
     assert results["validation"]["ndcg@2"] == pytest.approx((1 + 1 / np.log2(3)) / 2)
     assert results["validation"]["coverage@1"] == 0.25
     assert results["test"]["users"] == 2
-    assert {"hr@2", "ndcg@10", "popularity_bias@2", "by_history_length", "left_out"} <= results["test"].keys()
+    assert {"hr@2", "ndcg@10", "popularity_bias@2", "novelty@2", "gini@2", "left_out"} <= results["test"].keys()
 
 
 def test_slices_share_the_users_out_by_length_of_history(
     monkeypatch: pytest.MonkeyPatch, bundle: tuple[Storage, str]
 ) -> None:
     test = measured(monkeypatch, bundle, LISTS, KEYS, history_lengths=[2])["test"]
-    slices = test["by_history_length"]
+    slices = test["slices"]["history_length"]
     assert {label: part["users"] for label, part in slices.items()} == {"1-2": 1, ">2": 2}
     assert sum(part["users"] * part["hr@1"] for part in slices.values()) == pytest.approx(3 * test["hr@1"])
 
 
-def test_users_without_a_history_have_a_slice_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    recipe = parse_recipe({"name": "x", "data": {"sources": [SOURCE]}, "evaluation": {"history_lengths": [5]}})
-    ranks, recommended = np.array([[1], [2], [3], [4]]), np.ones((4, 20), np.int64)
-    ranked = stage.RankedUsers(ranks, recommended, np.array([0, 1, 5, 6]))
-    slices = stage._summary(recipe, ranked, np.ones(6, np.int64))["by_history_length"]
+def test_users_without_a_history_have_a_slice_of_their_own() -> None:
+    ranks = np.array([[1], [2], [3], [4]])
+    ranked = RankedUsers(ranks, ranks, ranks, np.array([0, 1, 5, 6]), np.arange(4))
+    slices = by_history_length(ranked, [5], ["hr@1"])
     assert {label: part["users"] for label, part in slices.items()} == {"0": 1, "1-5": 2, ">5": 1}
+
+
+def test_items_are_sliced_by_thirds_of_the_training_events() -> None:
+    # Items 1, 2 and 3 to 5 take a third of the events each. The second user wants one of each kind.
+    popularity = np.array([0, 6, 6, 2, 2, 2])
+    ranked = RankedUsers(
+        np.array([[1, 0, 0], [3, 1, 2]]), np.array([[1, 0, 0], [1, 2, 4]]), np.ones((2, 1)), np.ones(2), np.arange(2)
+    )
+    slices = by_popularity(ranked, popularity, ["hr@1"])
+    assert slices == {
+        "head": {"users": 2, "hr@1": 0.5, "items": 1},
+        "middle": {"users": 1, "hr@1": 1.0, "items": 1},
+        "tail": {"users": 1, "hr@1": 0.0, "items": 3},
+    }
+
+
+def test_users_are_sliced_by_a_feature_of_theirs() -> None:
+    ranks = np.array([[1], [2], [1]])
+    ranked = RankedUsers(ranks, ranks, ranks, np.ones(3), np.array([0, 2, 3]))
+    groups = np.array(["young", "nobody ranked", "old", "young"], dtype=object)
+    slices = by_group(ranked, groups, ["hr@1"])
+    assert slices == {"young": {"users": 2, "hr@1": 1.0}, "old": {"users": 1, "hr@1": 0.0}}
+
+
+def test_the_mean_lies_within_its_interval(monkeypatch: pytest.MonkeyPatch, bundle: tuple[Storage, str]) -> None:
+    test = measured(monkeypatch, bundle, LISTS, KEYS)["test"]
+    assert test["intervals"].keys() >= {"hr@1", "ndcg@2"}
+    assert all(low <= test[name] <= high for name, (low, high) in test["intervals"].items())
+
+
+def test_the_ranks_of_every_user_are_kept(monkeypatch: pytest.MonkeyPatch, bundle: tuple[Storage, str]) -> None:
+    test = measured(monkeypatch, bundle, LISTS, KEYS)["test"]
+    outcomes = pq.read_table(pa.BufferReader(bundle[0].read(test["outcomes"])))
+    assert outcomes.num_rows == test["users"]
+    assert np.mean([ranks == [1] for ranks in outcomes["ranks"].to_pylist()]) == pytest.approx(test["hr@1"])
+
+
+def test_a_fold_that_a_model_has_learnt_from_is_not_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    storage, model = Storage.open(tmp_path), Popularity(PopularityConfig(), 4)
+    model.fit(Interactions(Histories.of([[4, 3, 1]]), 4), here, seed=0)
+    path = publish_bundle(storage, "x", model, KEYS[:4], [], {"training": {"folds": ["train", "validation"]}}, {})
+    assert measured(monkeypatch, (storage, path), LISTS[:2], KEYS[:4]).keys() == {"test"}
 
 
 def test_a_model_is_measured_on_a_view_with_other_items(
@@ -103,8 +156,7 @@ def test_a_fold_on_which_nobody_can_be_ranked_is_one_message(
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_what_fails_in_a_worker_is_told_as_it_was(tmp_path: Path) -> None:
-    recipe = parse_recipe({"name": "x", "data": {"sources": [SOURCE]}})
     with pytest.raises(DataError) as caught:
-        stage.evaluate(recipe, ("x", 1), "view", "models/x/y", Storage.open(tmp_path))
+        stage.evaluate(measure(Storage.open(tmp_path), "models/x/y", {}))
     assert str(caught.value).startswith("there is no Dataset 'x'")
     assert len(str(caught.value).splitlines()) == 1

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from rayrec.data.splits import TEST, TRAIN, VALIDATION, by_time, leave_last
 from rayrec.data.views import Sequences
-from rayrec.evaluation.full_ranking import HeldOut, rank_users
+from rayrec.evaluation import full_ranking
+from rayrec.evaluation.full_ranking import HeldOut, RankedUsers, rank_users
 from rayrec.evaluation.held_out import held_out
 from rayrec.features.histories import Histories
 
@@ -24,7 +26,7 @@ def random_users(seed: int, users: int = 40) -> HeldOut:
     random = np.random.default_rng(seed)
     past = [random.integers(1, ITEMS + 1, random.integers(0, 8)).tolist() for _ in range(users)]
     future = [random.integers(1, ITEMS + 1, random.integers(1, 4)).tolist() for _ in range(users)]
-    return HeldOut(Histories.of(past), Histories.of(future))
+    return HeldOut.of(Histories.of(past), Histories.of(future))
 
 
 def written_out(users: HeldOut, max_length: int, exclude_seen: bool) -> list[tuple[list[int], int]]:
@@ -44,36 +46,71 @@ def written_out(users: HeldOut, max_length: int, exclude_seen: bool) -> list[tup
 
 @pytest.mark.parametrize("exclude_seen", [True, False])
 @pytest.mark.parametrize("batch_size", [1, 7, 256])
-def test_ranks_are_those_of_the_definition(exclude_seen: bool, batch_size: int) -> None:
+def test_ranks_are_those_of_the_definition(
+    monkeypatch: pytest.MonkeyPatch, exclude_seen: bool, batch_size: int
+) -> None:
+    monkeypatch.setattr(full_ranking, "LARGEST_BATCH", batch_size)
     for seed in range(3):
         users = random_users(seed)
-        ranked = rank_users(made_up, users, 4, 6, exclude_seen, batch_size)
+        ranked = rank_users(made_up, users, ITEMS, 4, 6, exclude_seen)
         ranks = [sorted(rank for rank in row.tolist() if rank) for row in ranked.ranks]
         found = list(zip(ranks, ranked.past_lengths.tolist(), strict=True))
         assert found == written_out(users, 4, exclude_seen)
 
 
 def test_what_the_user_had_is_neither_recommended_nor_asked_for() -> None:
-    users = HeldOut(Histories.of([[1, 2], [3], []]), Histories.of([[2], [3, 4, 4], [5]]))
-    ranked = rank_users(made_up, users, 4, ITEMS)
+    users = HeldOut.of(Histories.of([[1, 2], [3], []]), Histories.of([[2], [3, 4, 4], [5]]))
+    ranked = rank_users(made_up, users, ITEMS, 4, ITEMS)
     assert ranked.past_lengths.tolist() == [1, 0], "the first user has no target left"
     assert 3 not in ranked.recommended[0]
     assert (ranked.ranks > 0).sum(1).tolist() == [1, 1], "an item held out twice counts once"
-    assert rank_users(made_up, users, 4, ITEMS, exclude_seen=False).past_lengths.tolist() == [2, 1, 0]
+    assert rank_users(made_up, users, ITEMS, 4, ITEMS, exclude_seen=False).past_lengths.tolist() == [2, 1, 0]
 
 
 def test_the_first_recommendation_has_rank_one() -> None:
     users = random_users(5)
     distinct = np.random.default_rng(0).permutation(ITEMS + 1).astype(np.float32)
-    ranked = rank_users(lambda history: np.tile(distinct, (len(history), 1)), users, 4, ITEMS)
+    ranked = rank_users(lambda history: np.tile(distinct, (len(history), 1)), users, ITEMS, 4, ITEMS)
     for ranks, recommended in zip(ranked.ranks, ranked.recommended, strict=True):
         assert all(recommended[rank - 1] for rank in ranks if rank)
 
 
 def test_without_users_nothing_is_ranked() -> None:
-    ranked = rank_users(made_up, HeldOut(Histories.of([]), Histories.of([])), 4, 5)
+    ranked = rank_users(made_up, HeldOut.of(Histories.of([]), Histories.of([])), ITEMS, 4, 5)
     assert ranked.ranks.shape == (0, 1)
     assert ranked.recommended.shape == (0, 5)
+
+
+def test_scores_on_a_device_and_scores_in_an_array_rank_alike() -> None:
+    users = random_users(3)
+    arrays = rank_users(made_up, users, ITEMS, 4, 6)
+    tensors = rank_users(lambda history: torch.from_numpy(made_up(history)), users, ITEMS, 4, 6)
+    assert (arrays.ranks == tensors.ranks).all()
+    assert (arrays.recommended == tensors.recommended).all()
+
+
+def test_users_are_scored_a_few_at_a_time_when_there_are_many_items(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(full_ranking, "SCORES_AT_A_TIME", 3 * (ITEMS + 1))
+    asked: list[int] = []
+
+    def counted(history: np.ndarray) -> np.ndarray:
+        asked.append(len(history))
+        return made_up(history)
+
+    users = random_users(2)
+    ranked = rank_users(counted, users, ITEMS, 4, 6)
+    assert max(asked) == 3
+    assert sum(asked) == len(ranked.ranks)
+
+
+def test_the_users_of_several_parts_are_joined() -> None:
+    users = random_users(4)
+    whole = rank_users(made_up, users, ITEMS, 4, 6)
+    joined = RankedUsers.joined([rank_users(made_up, users.part(rank, 3), ITEMS, 4, 6) for rank in range(3)])
+    assert sorted(joined.users) == whole.users.tolist()
+    order = np.argsort(joined.users)
+    assert (joined.ranks[order] == whole.ranks).all()
+    assert (joined.targets[order] == whole.targets).all()
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])

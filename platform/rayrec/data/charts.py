@@ -102,6 +102,49 @@ def heatmap(title: str, description: str, rows: Sequence[tuple[str, Sequence[int
     return _svg(title, description, width, height, parts)
 
 
+@dataclass(frozen=True)
+class Estimate:
+    """A value with the interval it is thought to lie in.
+
+    Attributes:
+        label: Above it.
+        low: The interval begins here
+        value: The value.
+        high: and ends here.
+    """
+
+    label: str
+    low: float
+    value: float
+    high: float
+
+
+def whiskers(title: str, description: str, data: Sequence[Estimate], x_title: str) -> str:
+    """Values as dots with their intervals, a row each, on an axis that has 0 on it."""
+    width, tall = WIDTH, 40
+    bottom = TOP + tall * len(data)
+    ends = [0.0, *(end for row in data for end in (row.low, row.high))]
+    step = round_step((max(ends) - min(ends)) / 4 or 1.0)
+    first, last = math.floor(min(ends) / step + 1e-9), math.ceil(max(ends) / step - 1e-9)
+
+    def at(value: float) -> float:
+        return RIGHT + (width - 2 * RIGHT) * (value / step - first) / max(1, last - first)
+
+    parts = []
+    for n in range(first, last + 1):
+        x, kind = at(step * n), "base" if n == 0 else "rule"
+        parts.append(f'<line class="{kind}" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{bottom}"/>')
+        parts.append(_text(x, bottom + 16, compact(step * n), "middle"))
+    for place, row in enumerate(data):
+        y = TOP + tall * place + 28
+        tip = escape(f"{row.label}: {row.value:.4f}, from {row.low:.4f} to {row.high:.4f}")
+        parts.append(_text(RIGHT + 4, y - 14, row.label, "start"))
+        parts.append(f'<line class="line" x1="{at(row.low):.1f}" x2="{at(row.high):.1f}" y1="{y}" y2="{y}"/>')
+        parts.append(f'<circle class="bar" cx="{at(row.value):.1f}" cy="{y}" r="5"><title>{tip}</title></circle>')
+    parts.append(_text(width / 2, bottom + 38, x_title, "middle", "axis"))
+    return _svg(title, description, width, bottom + 44, parts)
+
+
 def compact(number: float) -> str:
     """A number in few characters: 1,234,567 is 1.2M."""
     for unit, name in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):

@@ -1,16 +1,31 @@
-"""Parts of an HTML page: cards and tables of counts. All names are escaped here."""
+"""Parts of an HTML page: its frame, cards and tables of counts. All names are escaped here."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from html import escape
+from pathlib import Path
 from typing import Any
 
 from rayrec.artifacts import canonical
 
+STYLE = Path(__file__).with_name("report.css")
 SHOWN = 20
 """Rows of a table of names; the rest is summed up in one more."""
+
+
+def document(title: str, header: str, tiles: str, sections: Sequence[str], note: str) -> str:
+    """A whole page that needs no network. All but ``title`` is HTML."""
+    return (
+        '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">'
+        # Whatever a log holds, the page loads and runs nothing.
+        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(title)}</title><style>{STYLE.read_text()}</style></head><body>"
+        f'{header}<main>{tiles}<div class="grid">{"".join(sections)}</div></main>'
+        f"<footer>{note}</footer></body></html>\n"
+    )
 
 
 def balance(whole: str, total: int, left_out: Mapping[str, int], rest: str, kept: int) -> str:

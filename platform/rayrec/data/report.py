@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from html import escape
-from pathlib import Path
 
 import numpy as np
 
@@ -13,11 +12,10 @@ from rayrec.artifacts import Json, short_digest
 from rayrec.data.charts import Bar, bars, compact, curve, heatmap, round_step
 from rayrec.data.dataset import Dataset, manifest_numbers, open_dataset, read_statistics, report_path, vocabularies
 from rayrec.data.drift import DIVERGENCES, MISSING_CHANGE, NEW_SHARES, RATE_FACTOR, drift
-from rayrec.data.page import balance, percent, ranked, section, shares, table, text
+from rayrec.data.page import balance, document, percent, ranked, section, shares, table, text
 from rayrec.data.views import open_view
 from rayrec.recipe_data import Clean, Split, View
 
-STYLE = Path(__file__).with_name("report.css")
 VALUE_BARS = 24
 MEASURES = {
     "items": "Popularity of items",
@@ -69,16 +67,9 @@ def render(
         *([_drift(drift, timed)] if drift else []),
         _sources(manifest),
     ]
-    return (
-        '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">'
-        # Whatever a log holds, the page loads and runs nothing.
-        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(manifest['name'])} – Dataset</title><style>{STYLE.read_text()}</style></head><body>"
-        f"{_header(manifest, number)}<main>{_tiles(manifest, statistics)}"
-        f'<div class="grid">{"".join(sections)}</div></main>'
-        "<footer>Times are UTC. Made from counts; no user appears in this page.</footer></body></html>\n"
-    )
+    note = "Times are UTC. Made from counts; no user appears in this page."
+    head = _header(manifest, number)
+    return document(f"{manifest['name']} – Dataset", head, _tiles(manifest, statistics), sections, note)
 
 
 # ---- the head

@@ -3,90 +3,147 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import ray
 
 from rayrec.artifacts import Json, Storage
-from rayrec.data.dataset import open_dataset
+from rayrec.data.dataset import Dataset, open_dataset
+from rayrec.data.interactions import event_column
+from rayrec.data.item_features import item_features
 from rayrec.data.splits import TRAIN
-from rayrec.data.views import load_view
-from rayrec.errors import DataError, RayrecError
-from rayrec.evaluation.full_ranking import RankedUsers, ScoreFunction, rank_users
-from rayrec.evaluation.held_out import held_out
+from rayrec.data.tasks import by_ray, result
+from rayrec.data.user_groups import user_groups
+from rayrec.data.views import Sequences, load_view
+from rayrec.errors import DataError
+from rayrec.evaluation.full_ranking import HeldOut, RankedUsers, ScoreFunction, rank_users
+from rayrec.evaluation.held_out import FUTURE, held_out
+from rayrec.evaluation.leakage import after_test, repeated_events
+from rayrec.evaluation.outcomes import write_outcomes
+from rayrec.evaluation.slices import accuracy, by_group, by_history_length, by_popularity
+from rayrec.features.hashing import mix64
 from rayrec.inference.bundle import open_bundle
 from rayrec.inference.scorer import Scorer
-from rayrec.metrics.beyond_accuracy import coverage, popularity_bias
-from rayrec.metrics.ranking import METRICS, parse_metric
-from rayrec.recipe import Recipe
+from rayrec.metrics.beyond_accuracy import coverage, gini, intra_list_diversity, novelty, popularity_bias
+from rayrec.metrics.ranking import parse_metric
+from rayrec.metrics.significance import bootstrap_interval
+from rayrec.models.interactions import Each, blocks_of, here
+from rayrec.recipe import Evaluation
 
-FOLDS = ("validation", "test")
+USERS_A_TASK = 20_000
+DIMENSIONS = 256
+"""Of the vectors by which items are compared: a million items take 1 GiB."""
 
 
-def evaluate(
-    recipe: Recipe,
-    dataset_version: tuple[str, int],
-    view: str,
-    bundle: str,
-    storage: Storage,
-    bundle_storage: Storage | None = None,
-) -> Json:
-    """Metrics of a bundle on the validation and the test fold.
+@dataclass(frozen=True)
+class Measure:
+    """What is measured on what.
 
-    Args:
-        recipe: Its `evaluation` section is read.
+    Attributes:
+        settings: How it is measured.
+        metrics: Accuracy metrics with their cut-offs, such as ``ndcg@10``.
         dataset_version: Name and manifest number of the Dataset.
         view: Digest of the view.
+        storage: Where they are, and where outcomes go.
         bundle: Path of the bundle.
-        storage: Where they are.
-        bundle_storage: Where the bundle is, if not there too.
+        bundle_storage: Where the bundle is.
+        folds: On which.
+    """
+
+    settings: Evaluation
+    metrics: tuple[str, ...]
+    dataset_version: tuple[str, int]
+    view: str
+    storage: Storage
+    bundle: str
+    bundle_storage: Storage
+    folds: tuple[str, ...] = tuple(FUTURE)
+
+
+def evaluate(measure: Measure) -> Json:
+    """Metrics of a bundle on the held-out folds.
 
     Returns:
-        By fold: every metric at every cut-off, ``coverage@k`` and ``popularity_bias@k``, ``users``, and
-        ``by_history_length``: the same accuracy metrics for users with histories of like length.
+        By fold, where it has events and the model has not learnt from it: every metric at every cut-off, averaged over
+        users; ``coverage``, ``popularity_bias``, ``novelty``, ``gini`` and, where items have declared features,
+        ``diversity`` at every cut-off; ``users``, and how many were ``left_out``; ``intervals``, within which each
+        accuracy metric's mean lies with 95 % confidence; ``slices``, accuracy of groups of users and items;
+        ``repeated``, how many held-out events are on items that the user had in training; ``outcomes``, the file with
+        the ranks of every user; and of the test fold, where events have times, ``after_test``
+        (`rayrec.evaluation.leakage`).
 
     Raises:
         DataError: Nobody can be ranked, or the Dataset is damaged.
         ModelError: The bundle is damaged.
     """
-    task = ray.remote(num_cpus=1)(evaluate_here)
-    try:
-        result: Json = ray.get(task.remote(recipe, dataset_version, view, bundle, storage, bundle_storage))
-    except ray.exceptions.RayTaskError as error:
-        # Ray puts the worker's traceback into the message; ours must arrive as it was.
-        if isinstance(error.cause, RayrecError):
-            raise error.cause from error
-        raise
-    return result
+    measured: Json = result(ray.remote(num_cpus=1)(evaluate_here).remote(measure, by_ray))
+    return measured
 
 
-def evaluate_here(
-    recipe: Recipe,
-    dataset_version: tuple[str, int],
-    view: str,
-    bundle: str,
-    storage: Storage,
-    bundle_storage: Storage | None = None,
-) -> Json:
-    """`evaluate` in this process."""
-    sequences = load_view(open_dataset(storage, *dataset_version), view)
-    scorer = open_bundle(bundle_storage or storage, bundle).scorer()
-    score = _aligned(scorer, sequences.item_keys)
-    popularity = np.bincount(sequences.fold(TRAIN).items, minlength=len(sequences.item_keys) + 1)
-    settings = recipe.evaluation
+def evaluate_here(measure: Measure, each: Each = here) -> Json:
+    """`evaluate` in this process; ``each`` shares out users."""
+    dataset = open_dataset(measure.storage, *measure.dataset_version)
+    sequences = load_view(dataset, measure.view)
+    learnt = open_bundle(measure.bundle_storage, measure.bundle).manifest.get("training", {}).get("folds", ())
     results: Json = {}
-    for fold in FOLDS:
+    for fold in measure.folds:
+        # What a model has learnt from says nothing of what it would do with something new.
+        if fold in learnt or not (sequences.folds == FUTURE[fold]).any():
+            continue
         users = held_out(sequences, fold)
-        top = max([*settings.ks, parse_metric(recipe.training.metric)[1]])
-        ranked = rank_users(score, users, scorer.max_length, top, settings.exclude_seen)
+        blocks = blocks_of(len(users), USERS_A_TASK)
+        ranked = RankedUsers.joined(list(each(_rank, (measure, sequences.item_keys, users), blocks)))
         if not len(ranked.ranks):
             raise DataError(
                 f"evaluation: no user of the {fold} fold can be ranked: all its events are on items they already had. "
                 "Set evaluation.exclude_seen to false, or split otherwise."
             )
-        results[fold] = _summary(recipe, ranked, popularity) | {"left_out": len(users.past) - len(ranked.ranks)}
+        results[fold] = {
+            **_summary(measure, ranked, sequences, item_vectors(dataset, measure.view)),
+            "left_out": len(users) - len(ranked.ranks),
+            "slices": _slices(measure, dataset, ranked, sequences),
+            "repeated": repeated_events(users),
+            "outcomes": write_outcomes(measure.storage, ranked, sequences),
+        }
+    if "test" not in results:
+        raise DataError("evaluation: the view has no test events. Choose another data.split and prepare again.")
+    timed = dataset.manifest["order"] == "timestamp"
+    timestamps = event_column(dataset, measure.view, "timestamps") if timed else None
+    if timestamps is not None:
+        results["test"]["after_test"] = after_test(sequences, timestamps)
     return results
+
+
+def item_vectors(dataset: Dataset, view: str) -> np.ndarray | None:
+    """``[V + 1, F]`` float32, what is declared of each item; None where nothing is.
+
+    More than `DIMENSIONS` columns are hashed into as many, with signs, which leaves cosines as they are but for chance
+    (Weinberger et al., ICML 2009).
+    """
+    features = item_features(dataset, view)
+    if features is None:
+        return None
+    width, columns, values = features.width, features.columns, features.values
+    if width > DIMENSIONS:
+        hashed = mix64(columns.astype(np.uint64))
+        columns = (hashed % np.uint64(DIMENSIONS)).astype(np.int64)
+        width, values = DIMENSIONS, np.where(hashed >> np.uint64(63), values, -values)
+    vectors = np.zeros((len(features), width), np.float32)
+    np.add.at(vectors, (features.rows, columns), values)
+    return vectors
+
+
+def _rank(shared: tuple[Measure, Sequence[str], HeldOut], block: range) -> RankedUsers:
+    """Rank the users of a block."""
+    measure, item_keys, users = shared
+    scorer = open_bundle(measure.bundle_storage, measure.bundle).scorer()
+    settings = measure.settings
+    top = max([*settings.ks, *(parse_metric(name)[1] for name in measure.metrics)])
+    mine = users.chosen(slice(block.start, block.stop))
+    score = _aligned(scorer, item_keys)
+    return rank_users(score, mine, len(item_keys), scorer.max_length, top, settings.exclude_seen)
 
 
 def _aligned(scorer: Scorer, item_keys: Sequence[str]) -> ScoreFunction:
@@ -106,21 +163,43 @@ def _aligned(scorer: Scorer, item_keys: Sequence[str]) -> ScoreFunction:
     return score
 
 
-def _summary(recipe: Recipe, ranked: RankedUsers, popularity: np.ndarray) -> Json:
-    names = recipe.metric_names
-    summary: Json = _accuracy(ranked.ranks, names)
-    for k in sorted(set(recipe.evaluation.ks)):
-        summary[f"coverage@{k}"] = coverage(ranked.recommended[:, :k], len(popularity) - 1)
-        summary[f"popularity_bias@{k}"] = popularity_bias(ranked.recommended[:, :k], popularity)
-    slices = {}
-    bounds = [-1, 0, *sorted(recipe.evaluation.history_lengths), np.inf]
-    for low, high in pairwise(bounds):
-        inside = (ranked.past_lengths > low) & (ranked.past_lengths <= high)
-        label = f">{int(low)}" if np.isinf(high) else f"{int(low) + 1}-{int(high)}" if high else "0"
-        if inside.any():
-            slices[label] = {"users": int(inside.sum()), **_accuracy(ranked.ranks[inside], names)}
-    return {**summary, "users": len(ranked.ranks), "by_history_length": slices}
+def _summary(measure: Measure, ranked: RankedUsers, sequences: Sequences, vectors: np.ndarray | None) -> Json:
+    values = accuracy(ranked.ranks, measure.metrics)
+    summary: Json = {name: float(column.mean()) for name, column in values.items()}
+    popularity = train_counts(sequences)
+    for k in sorted(set(measure.settings.ks)):
+        lists = ranked.recommended[:, :k]
+        summary[f"coverage@{k}"] = coverage(lists, len(popularity) - 1)
+        if not lists.any():
+            # An older model that knows none of the items left.
+            continue
+        summary[f"popularity_bias@{k}"] = popularity_bias(lists, popularity)
+        summary[f"novelty@{k}"] = novelty(lists, popularity)
+        summary[f"gini@{k}"] = gini(lists, len(popularity) - 1)
+        if vectors is not None and k > 1:
+            summary[f"diversity@{k}"] = intra_list_diversity(lists, vectors)
+    return {**summary, "users": len(ranked.ranks), "intervals": _intervals(values)}
 
 
-def _accuracy(ranks: np.ndarray, names: Sequence[str]) -> dict[str, float]:
-    return {name: float(np.mean(METRICS[metric](ranks, k))) for name in names for metric, k in [parse_metric(name)]}
+def _intervals(values: dict[str, np.ndarray]) -> Json:
+    """Low and high of each metric's mean; none where there is one user, of whose like nothing is known."""
+    columns = np.stack(list(values.values()), axis=1)
+    if len(columns) < 2:
+        return {}
+    low, high = bootstrap_interval(columns)
+    return {name: [float(low[n]), float(high[n])] for n, name in enumerate(values)}
+
+
+def train_counts(sequences: Sequences) -> np.ndarray:
+    """Training events of each item row: ``[V + 1]`` int64."""
+    return np.bincount(sequences.fold(TRAIN).items, minlength=len(sequences.item_keys) + 1)
+
+
+def _slices(measure: Measure, dataset: Dataset, ranked: RankedUsers, sequences: Sequences) -> Json:
+    settings, names = measure.settings, measure.metrics
+    slices = {
+        "history_length": by_history_length(ranked, settings.history_lengths, names),
+        "item_popularity": by_popularity(ranked, train_counts(sequences), names),
+    }
+    groups = partial(user_groups, dataset, measure.view)
+    return slices | {f"user.{name}": by_group(ranked, groups(name), names) for name in settings.slices}

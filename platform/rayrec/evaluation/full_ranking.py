@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from rayrec.features.histories import Histories, pad
-from rayrec.inference.top_k import top_k
-from rayrec.metrics.ranking import rank_targets
+from rayrec.features.histories import Histories
+from rayrec.inference.top_k import top_k_tensor
+from rayrec.metrics.ranks import rank_targets
 
-ScoreFunction = Callable[[np.ndarray], np.ndarray]
-"""``[B, L]`` int64 histories, left-padded with 0, to ``[B, V + 1]`` float32 scores."""
+ScoreFunction = Callable[[np.ndarray], "np.ndarray | Tensor"]
+"""``[B, L]`` int64 histories, left-padded with 0, to ``[B, V + 1]`` float32 scores, on any device."""
+
+LARGEST_BATCH = 256
+SCORES_AT_A_TIME = 1 << 25
+"""128 MiB of float32: with a million items 33 users at a time, so that memory does not grow with the catalogue."""
+EVENTS_AT_A_TIME = 1 << 18
+"""Of histories: models that look at all of them at once hold some hundred bytes for each."""
 
 
 @dataclass(frozen=True)
@@ -22,15 +30,30 @@ class HeldOut:
     Attributes:
         past: What the model may see of each user, and what is removed from the ranking when seen items are.
         future: The held-out events of the same users; none is empty.
+        users: ``[U]`` int64, their rows in the view.
     """
 
     past: Histories
     future: Histories
+    users: np.ndarray
+
+    @classmethod
+    def of(cls, past: Histories, future: Histories) -> HeldOut:
+        """The users of a view with held-out events, from the two folds of all its users."""
+        users = np.flatnonzero(future.lengths)
+        return cls(past.of_users(users), future.of_users(users), users)
+
+    def __len__(self) -> int:
+        return len(self.users)
+
+    def chosen(self, places: np.ndarray | slice) -> HeldOut:
+        """Some of these users."""
+        places = np.arange(len(self))[places]
+        return HeldOut(self.past.of_users(places), self.future.of_users(places), self.users[places])
 
     def part(self, rank: int, size: int) -> HeldOut:
         """Every ``size``-th user from ``rank`` on."""
-        users = range(rank, len(self.past), size)
-        return HeldOut(Histories.of(self.past[u] for u in users), Histories.of(self.future[u] for u in users))
+        return self.chosen(slice(rank, None, size))
 
 
 @dataclass(frozen=True)
@@ -39,19 +62,39 @@ class RankedUsers:
 
     Attributes:
         ranks: ``[U, T]`` int64, the rank of each held-out item; 0 is padding.
+        targets: ``[U, T]`` int64, the held-out items, rising; 0 is padding.
         recommended: ``[U, K]`` int64 item rows, best first; 0 is padding.
         past_lengths: ``[U]`` int64, events of the user before the held-out ones.
+        users: ``[U]`` int64, the users' rows in the view.
     """
 
     ranks: np.ndarray
+    targets: np.ndarray
     recommended: np.ndarray
     past_lengths: np.ndarray
+    users: np.ndarray
+
+    @classmethod
+    def joined(cls, parts: Sequence[RankedUsers]) -> RankedUsers:
+        """The users of several parts, one part after the other."""
+        width = max(part.ranks.shape[1] for part in parts)
+
+        def wide(rows: np.ndarray) -> np.ndarray:
+            return np.pad(rows, ((0, 0), (0, width - rows.shape[1])))
+
+        return cls(
+            ranks=np.concatenate([wide(part.ranks) for part in parts]),
+            targets=np.concatenate([wide(part.targets) for part in parts]),
+            recommended=np.concatenate([part.recommended for part in parts]),
+            past_lengths=np.concatenate([part.past_lengths for part in parts]),
+            users=np.concatenate([part.users for part in parts]),
+        )
 
 
 def rank_users(
-    score: ScoreFunction, held_out: HeldOut, max_length: int, top: int, exclude_seen: bool = True, batch_size: int = 256
+    score: ScoreFunction, held_out: HeldOut, num_items: int, max_length: int, top: int, exclude_seen: bool = True
 ) -> RankedUsers:
-    """Rank all items for every user.
+    """Rank all items for every user, on the device where the scores are.
 
     An item held out twice counts once. With ``exclude_seen``, a held-out item that the user already had cannot be
     recommended by anybody and is no target; a user left without a target is left out.
@@ -59,44 +102,68 @@ def rank_users(
     Args:
         score: The model.
         held_out: The users.
+        num_items: V, the items there are.
         max_length: How many of the latest events the model reads.
         top: K, how many recommendations to keep of each user.
         exclude_seen: Remove the items of the past from the ranking.
-        batch_size: Users scored at a time.
     """
-    targets = [_targets(held_out, user, exclude_seen) for user in range(len(held_out.past))]
-    users = np.array([user for user, items in enumerate(targets) if len(items)], dtype=np.int64)
-    width = max((len(items) for items in targets), default=1) or 1
+    targets = _targets(held_out, exclude_seen)
+    users = np.flatnonzero(targets.lengths)
+    width = max(1, int(targets.lengths.max(initial=0)))
     ranks = np.zeros((len(users), width), dtype=np.int64)
     recommended = np.zeros((len(users), top), dtype=np.int64)
-    for start in range(0, len(users), batch_size):
-        chunk = users[start : start + batch_size]
-        pasts = [held_out.past[user] for user in chunk]
-        scores = score(pad(pasts, max_length))
-        excluded = _excluded(pasts, scores.shape, exclude_seen)
-        ranks[start : start + len(chunk)] = rank_targets(scores, _padded(targets, chunk, width), excluded)
-        recommended[start : start + len(chunk)] = top_k(np.where(excluded, -np.inf, scores), top)[0]
-    return RankedUsers(ranks, recommended, held_out.past.lengths[users])
+    for places in _batches(np.minimum(held_out.past.lengths[users], max_length), num_items + 1):
+        past, wanted = (histories.of_users(users[places]) for histories in (held_out.past, targets))
+        scores = torch.as_tensor(score(past.last(np.arange(len(past)), min(max_length, _longest(past)))))
+        excluded = _excluded(past, exclude_seen, scores.device)
+        padded = torch.from_numpy(_padded(wanted, -1, _longest(wanted))).to(scores.device)
+        ranks[places, : padded.shape[1]] = rank_targets(scores, padded, excluded).cpu().numpy()
+        # A model that gives everybody the same may give a view of one row.
+        scores = scores.contiguous().index_put(excluded, scores.new_tensor(-torch.inf))
+        recommended[places] = top_k_tensor(scores, top)[0].cpu().numpy()
+    return RankedUsers(
+        ranks,
+        _padded(targets.of_users(users), 0, width),
+        recommended,
+        held_out.past.lengths[users],
+        held_out.users[users],
+    )
 
 
-def _targets(held_out: HeldOut, user: int, exclude_seen: bool) -> np.ndarray:
-    targets = np.unique(held_out.future[user])
-    return np.setdiff1d(targets, held_out.past[user]) if exclude_seen else targets
+def _batches(lengths: np.ndarray, columns: int) -> Iterator[np.ndarray]:
+    """Places of users to score at a time: ``[b]`` int64, of like length to pad little, the longest first."""
+    order = np.argsort(-lengths, kind="stable")
+    start = 0
+    while start < len(order):
+        length = max(1, int(lengths[order[start]]))
+        size = max(1, min(LARGEST_BATCH, SCORES_AT_A_TIME // columns, EVENTS_AT_A_TIME // length))
+        yield order[start : start + size]
+        start += size
 
 
-def _padded(targets: list[np.ndarray], users: np.ndarray, width: int) -> np.ndarray:
-    """``[B, width]`` int64, padded with -1 as `rank_targets` wants it."""
-    padded = np.full((len(users), width), -1, dtype=np.int64)
-    for row, user in zip(padded, users, strict=True):
-        row[: len(targets[user])] = targets[user]
+def _targets(held_out: HeldOut, exclude_seen: bool) -> Histories:
+    """The distinct held-out items of each user, rising; without those they had, if those are excluded."""
+    highest = 1 + max(held_out.past.items.max(initial=0), held_out.future.items.max(initial=0))
+    pairs = np.unique(held_out.future.owners * highest + held_out.future.items)
+    if exclude_seen:
+        pairs = np.setdiff1d(pairs, held_out.past.owners * highest + held_out.past.items)
+    return Histories.grouped(np.bincount(pairs // highest, minlength=len(held_out)), pairs % highest)
+
+
+def _padded(histories: Histories, padding: int, width: int) -> np.ndarray:
+    """``[U, width]`` int64, the items of each user from the left on."""
+    padded = np.full((len(histories), width), padding, dtype=np.int64)
+    padded[np.arange(width) < histories.lengths[:, None]] = histories.items
     return padded
 
 
-def _excluded(pasts: list[np.ndarray], shape: tuple[int, ...], exclude_seen: bool) -> np.ndarray:
-    """``[B, V + 1]`` bool: padding, and what the user already had."""
-    excluded = np.zeros(shape, dtype=bool)
-    excluded[:, 0] = True
+def _longest(histories: Histories) -> int:
+    return max(1, int(histories.lengths.max(initial=0)))
+
+
+def _excluded(past: Histories, exclude_seen: bool, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Rows and columns of what is no candidate: padding, and what the user already had."""
+    rows, columns = np.arange(len(past)), np.zeros(len(past), dtype=np.int64)
     if exclude_seen:
-        for row, past in zip(excluded, pasts, strict=True):
-            row[past] = True
-    return excluded
+        rows, columns = np.concatenate([rows, past.owners]), np.concatenate([columns, past.items])
+    return torch.from_numpy(rows).to(device), torch.from_numpy(columns).to(device)

@@ -1,0 +1,87 @@
+"""What the sub-commands share: arguments, reading recipes, the cluster, and what is printed."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, redirect_stdout
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TextIO
+
+import typer
+
+from rayrec.errors import RecipeError
+
+if TYPE_CHECKING:
+    from rayrec.artifacts import Json, Storage
+    from rayrec.recipe import Recipe
+    from rayrec.recipe_data import TableSource
+
+    Files = Sequence[tuple[str, TableSource | None]]
+
+RecipeArgument = Annotated[str, typer.Argument(help="A recipe: a YAML file, or the name of a packaged one.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the recipe.")
+]
+DataOption = Annotated[str | None, typer.Option("--data", help="`simulated` replaces the recipe's data.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, all else on stderr.")]
+VerboseOption = Annotated[bool, typer.Option("--verbose", help="Show what the workers print.")]
+AppendOption = Annotated[bool, typer.Option("--append", help="Only add new files to the Dataset, where there is one.")]
+ResumeOption = Annotated[
+    bool, typer.Option("--resume/--no-resume", help="Go on from the checkpoints of an interrupted training.")
+]
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which `ray job stop` and service managers send."""
+
+
+def load(recipe: str, overrides: list[str] | None, data: str | None) -> tuple[Recipe, Storage, Files]:
+    """The recipe, its storage, and a file of each of its sources, with that source."""
+    from rayrec.artifacts import Storage
+    from rayrec.data.files import check_sources
+    from rayrec.recipe_files import load_recipe
+
+    if data not in {None, "simulated"}:
+        raise RecipeError(f"--data {data}: the only data that can take the recipe's place is 'simulated'.")
+    loaded = load_recipe(recipe, overrides or [], data == "simulated")
+    storage = Storage.open(loaded.storage)
+    files = check_sources(loaded, storage)
+    tables = [*loaded.data.sources, *filter(None, [loaded.data.items, loaded.data.users])]
+    return loaded, storage, [(uri, tables[source]) for source, uri in {f.source: f.uri for f in files}.items()]
+
+
+@contextmanager
+def cluster(storage: Storage | None, verbose: bool, files: Files = ()) -> Iterator[TextIO]:
+    """Connected to Ray, which prints to stdout now and then: that goes to stderr. Gives the real stdout."""
+    from rayrec.cluster import connected
+    from rayrec.terminal import waiting
+
+    real = sys.stdout
+    with ExitStack() as stack:
+        stack.enter_context(redirect_stdout(sys.stderr))
+        with waiting("connecting to Ray"):
+            stack.enter_context(connected(storage, files, verbose))
+        # Ray has put its own handler there, which ends the process with no word on how to go on.
+        stack.callback(signal.signal, signal.SIGTERM, signal.signal(signal.SIGTERM, terminate))
+        yield real
+
+
+def terminate(*_: object) -> None:
+    """What SIGTERM does."""
+    raise Terminated
+
+
+def print_json(value: Json) -> None:
+    """The one JSON object of ``--json``."""
+    sys.stdout.write(json.dumps(value, indent=1) + "\n")
+
+
+def write_page(out: Path, text: str) -> None:
+    """Write what ``--out`` names."""
+    try:
+        out.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise RecipeError(f"--out {out}: cannot be written: {error.strerror}. Choose another file.") from error
