@@ -14,6 +14,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 # What implicit asks for: its own threads and those of BLAS would get in each other's way. Read when numpy loads.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -37,35 +38,33 @@ def matrix_of(view: dict[str, np.ndarray], folds: tuple[int, ...]) -> Matrix:
     return found
 
 
-def implicit_model(make: Callable[[], object]) -> Callable[[Matrix, Matrix, int], Lists]:
+def implicit_model(make: Callable[[], Any], **asked: Any) -> Callable[[Matrix, Matrix, int], Lists]:
     """A model of implicit, asked with the user's whole past."""
 
     def lists(train: Matrix, past: Matrix, k: int) -> Lists:
         model = make()
         model.fit(train, show_progress=False)
-        fold_in = (
-            {"recalculate_user": True}
-            if hasattr(model, "calculate_gradient") or "als" in type(model).__module__
-            else {}
-        )
         users = np.arange(past.shape[0])
-        return model.recommend(users, past, N=k, filter_already_liked_items=True, **fold_in)[0]
+        found: Lists = model.recommend(users, past, N=k, filter_already_liked_items=True, **asked)[0]
+        return found
 
     return lists
 
 
-def cosine(train: Matrix, past: Matrix, k: int) -> Lists:
-    """Item-based cosine neighbours of implicit, 100 of each."""
-    from implicit.nearest_neighbours import CosineRecommender
+def bm25(train: Matrix, past: Matrix, k: int) -> Lists:
+    """Item-based neighbours of implicit by BM25: 100 of each, and the item itself, which it counts among them."""
+    from implicit.nearest_neighbours import BM25Recommender
 
-    return implicit_model(lambda: CosineRecommender(K=100))(train, past, k)
+    return implicit_model(lambda: BM25Recommender(K=101, K1=1.2, B=0.75))(train, past, k)
 
 
 def als(train: Matrix, past: Matrix, k: int) -> Lists:
     """ALS of implicit with 64 factors, users folded in."""
     from implicit.cpu.als import AlternatingLeastSquares
 
-    return implicit_model(lambda: AlternatingLeastSquares(factors=64, random_state=0))(train, past, k)
+    return implicit_model(lambda: AlternatingLeastSquares(factors=64, random_state=0), recalculate_user=True)(
+        train, past, k
+    )
 
 
 def bpr(train: Matrix, past: Matrix, k: int) -> Lists:
@@ -99,7 +98,7 @@ def ease(train: Matrix, past: Matrix, k: int) -> Lists:
     return np.concatenate(lists)
 
 
-PEERS = {"implicit-cosine": cosine, "implicit-als": als, "implicit-bpr": bpr, "rectools-ease": ease}
+PEERS = {"implicit-bm25": bm25, "implicit-als": als, "implicit-bpr": bpr, "rectools-ease": ease}
 
 
 def measure(lists: Lists, past: Matrix, future: Matrix, metrics: list[str]) -> dict[str, float]:

@@ -63,7 +63,7 @@ def sequences(prepared: Prepared) -> Sequences:
 def trained(job: TrainJob, sequences: Sequences, prepared: Prepared) -> str:
     """The path of the bundle of a model trained as the recipe says."""
     if issubclass(model_class(job.recipe.model.name), Fitted):
-        path = fit_here(job)
+        path = fit_here(job, torch.get_num_threads())
         assert isinstance(path, str), path
         return path
     torch.manual_seed(0)

@@ -10,10 +10,9 @@ import torch
 
 from rayrec.features.histories import Histories
 from rayrec.inference.export import export_onnx, measure_parity
-from rayrec.models.als import ALS, ALSConfig, distinct, steps
+from rayrec.models.als import ALS, ALSConfig, steps
+from rayrec.models.base import distinct
 from rayrec.models.interactions import Interactions, here
-
-pytest.importorskip("implicit")
 
 ITEMS = 30
 HISTORY = torch.tensor([[0, 0, 0, 4, 9], [7, 7, 1, 30, 7], [0, 0, 0, 0, 0]])

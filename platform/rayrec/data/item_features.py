@@ -38,7 +38,7 @@ class _Entries:
 
 
 def item_features(dataset: Dataset, view: str) -> SparseRows | None:
-    """The features of a view's items: ``[num_items + 1]`` rows, of which row 0, padding, is empty.
+    """The features of a view's items, by name: ``[num_items + 1]`` rows, of which row 0, padding, is empty.
 
     A column each word of a category, tag or bucket, with 1 for the items that have it (the missing and the unknown have
     none), each number and each dimension of a vector, as fitted, and each value that a part of a moment takes. Words of

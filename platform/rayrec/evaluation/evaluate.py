@@ -32,7 +32,7 @@ from rayrec.metrics.significance import bootstrap_interval
 from rayrec.models.interactions import Each, blocks_of, here
 from rayrec.recipe import Evaluation
 
-USERS_A_TASK = 20_000
+USERS_A_TASK = 5_000
 DIMENSIONS = 256
 """Of the vectors by which items are compared: a million items take 1 GiB."""
 
@@ -138,7 +138,9 @@ def item_vectors(dataset: Dataset, view: str) -> np.ndarray | None:
 def _rank(shared: tuple[Measure, Sequence[str], HeldOut], block: range) -> RankedUsers:
     """Rank the users of a block."""
     measure, item_keys, users = shared
-    scorer = open_bundle(measure.bundle_storage, measure.bundle).scorer()
+    # Several blocks share the cores out among them.
+    threads = 1 if len(users) > USERS_A_TASK else 0
+    scorer = open_bundle(measure.bundle_storage, measure.bundle).scorer(threads=threads)
     settings = measure.settings
     top = max([*settings.ks, *(parse_metric(name)[1] for name in measure.metrics)])
     mine = users.chosen(slice(block.start, block.stop))

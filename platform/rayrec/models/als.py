@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rayrec.models.base import Recommender
+from rayrec.models.base import Recommender, distinct
 from rayrec.models.checks import require
 from rayrec.models.embedding import EmbeddingTable, ReplicatedTable
 from rayrec.models.interactions import Each, Interactions
@@ -141,13 +141,6 @@ def steps(alpha: float, dim: int) -> int:
     root = math.sqrt(max(alpha, 1 / alpha))
     rate = (root - 1) / (root + 1)
     return 1 if rate < ERROR else min(2 * dim, math.ceil(math.log(ERROR / 2) / math.log(rate)))
-
-
-def distinct(history: Tensor) -> Tensor:
-    """The items of each history, once: ``[B, L]`` int64, in the order of their rows, 0 in place of repetitions."""
-    ordered = history.sort(1).values
-    repeated = torch.cat([torch.zeros_like(ordered[:, :1], dtype=torch.bool), ordered[:, 1:] == ordered[:, :-1]], 1)
-    return ordered.masked_fill(repeated, 0)
 
 
 def _factorize(interactions: Interactions, config: ALSConfig, seed: int) -> np.ndarray:

@@ -78,6 +78,13 @@ def had(history: Tensor, num_items: int) -> Tensor:
     return present.scatter(1, history, (history != 0).to(present.dtype))
 
 
+def distinct(history: Tensor) -> Tensor:
+    """The items of each history, once: ``[B, L]`` int64, in the order of their rows, 0 in place of repetitions."""
+    ordered = history.sort(1).values
+    repeated = torch.cat([torch.zeros_like(ordered[:, :1], dtype=torch.bool), ordered[:, 1:] == ordered[:, :-1]], 1)
+    return ordered.masked_fill(repeated, 0)
+
+
 @runtime_checkable
 class GradientTrained(Protocol):
     """A model trained by following the gradient of a loss."""

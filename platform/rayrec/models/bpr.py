@@ -19,8 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rayrec.models.als import distinct
-from rayrec.models.base import WHOLE_HISTORY, Recommender
+from rayrec.models.base import WHOLE_HISTORY, Recommender, distinct
 from rayrec.models.checks import require
 from rayrec.models.embedding import EmbeddingTable, ReplicatedTable
 
@@ -51,6 +50,8 @@ class BPRConfig:
 
 class BPR(Recommender):
     """Item vectors for what was had and for what is ranked, and a bias for each item.
+
+    On MovieLens 100K it learns more, and faster, with a learning rate of 0.003 and 32 users a step.
 
     Example::
 

@@ -31,8 +31,8 @@ from rayrec.models.interactions import Each, Interactions, SparseRows
 ITERATIONS = 4
 """Of the subspace iteration of the SVD: two are torch's default, for spectra that fall faster than those of words."""
 DECLARE = (
-    "model.name = content: no features of items are declared, and it knows nothing else of them. Give the table of items "
-    "with data.items, and name its columns under data.features.items, for example "
+    "model.name = content: no features of items are declared, and it knows nothing else of them. Give their table with "
+    "data.items, and name its columns under data.features.items, for example "
     'data.features.items = {genres: {kind: multi-valued, separator: "|"}, title: {kind: text}}.'
 )
 

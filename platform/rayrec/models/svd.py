@@ -23,10 +23,10 @@ from rayrec.models.neighbours import Bipartite
 
 LARGEST = 4096
 """Beyond it a number of factors is a typing error."""
-BLOCK = 64
-"""Vectors that are multiplied at a time."""
-SEARCHED = 6
-"""Directions that are searched in for each that is kept."""
+STEPS = 24
+"""Of the search for directions, each in a block of them."""
+LEAST = 12
+"""Directions of a block at least; else it is a quarter of those wanted."""
 NOTHING = 1e-6
 """Directions below this share of the strongest (as eigenvalues) are rounding errors."""
 
@@ -54,7 +54,7 @@ class SVD(Recommender):
 
         >>> model = SVD(SVDConfig(dim=1), num_items=3)
         >>> model.fit(Interactions(Histories.of([[1, 2], [1, 2], [3]]), 3), here, seed=0)
-        >>> model.score(torch.tensor([[1]]))
+        >>> model.score(torch.tensor([[1]])).detach()
         tensor([[0.0000, 0.5000, 0.5000, 0.0000]])
     """
 
@@ -91,7 +91,7 @@ def right_singular_vectors(graph: Bipartite, rank: int, seed: int) -> Tensor:
     largest magnitude positive.
     """
     size = graph.by_user.width
-    basis, within = _searched(lambda block: graph.to_items(graph.to_users(block)), size, SEARCHED * rank, seed)
+    basis, within = _searched(lambda block: graph.to_items(graph.to_users(block)), size, rank, seed)
     strengths, directions = torch.linalg.eigh(within.double(), UPLO="U")
     strengths, directions = strengths.flip(0)[:rank], directions.flip(1)[:, :rank]
     vectors = basis @ (directions * (strengths > NOTHING * strengths[0])).float()
@@ -100,30 +100,34 @@ def right_singular_vectors(graph: Bipartite, rank: int, seed: int) -> Tensor:
     return functional.pad(signed, (0, rank - signed.shape[1]))
 
 
-def _searched(multiply: Callable[[Tensor], Tensor], size: int, most: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Directions in which the strong eigenvectors of a symmetric matrix lie, and the matrix within them.
+def _searched(multiply: Callable[[Tensor], Tensor], size: int, rank: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Directions in which the strongest eigenvectors of a symmetric matrix lie, and the matrix within them.
 
     Args:
         multiply: From ``[size, n]`` float32 to its product with the matrix.
         size: Of the matrix.
-        most: About how many directions.
+        rank: How many eigenvectors are wanted.
         seed: Of where the search starts.
 
     Returns:
         An orthonormal basis ``[size, m]``, and ``[m, m]`` of which only the upper triangle means anything.
     """
-    if size <= most + BLOCK:
+    width = max(LEAST, -(-rank // 4))
+    total = STEPS * width
+    if size <= total + width:
         return torch.eye(size), multiply(torch.eye(size))
-    width = min(BLOCK, most)
-    steps = -(-most // width)
-    basis, within = torch.zeros(size, steps * width), torch.zeros(steps * width, steps * width)
-    block = torch.randn(size, width, generator=torch.Generator().manual_seed(seed))
-    for start in range(0, steps * width, width):
+    basis, within = torch.zeros(size, total), torch.zeros(total, total)
+    generator = torch.Generator().manual_seed(seed)
+    block = torch.randn(size, width, generator=generator)
+    for start in range(0, total, width):
         known, stop = basis[:, :start], start + width
-        # Twice: rounding, and directions that were already exhausted, leave a part in what is known.
+        # Twice: rounding leaves a part in what is known, and where all is known the search goes on from anywhere.
         for _ in range(2):
-            block = torch.linalg.qr(block - known @ (known.T @ block)).Q
+            block, lengths = torch.linalg.qr(block - known @ (known.T @ block))
+            exhausted = lengths.diagonal().abs() <= NOTHING
+            block = torch.where(exhausted, torch.randn(size, width, generator=generator), block)
         basis[:, start:stop] = block
         block = multiply(block)
         within[:stop, start:stop] = basis[:, :stop].T @ block
+        block = block / within.max().clamp(min=torch.finfo(torch.float32).tiny)
     return basis, within

@@ -56,7 +56,8 @@ def train_model(job: TrainJob, run_name: str, on_epoch: Callable[[Metrics], None
         ClusterError: The cluster has not what the recipe asks for.
     """
     if issubclass(model_class(job.recipe.model.name), Fitted):
-        return cast("str", _value(ray.get(ray.remote(num_cpus=1)(fit_here).remote(job))))
+        threads = job.recipe.training.threads or int(max(node["Resources"].get("CPU", 0) for node in ray.nodes()))
+        return cast("str", _value(ray.get(ray.remote(num_cpus=threads)(fit_here).remote(job, threads))))
     checkpoints = Checkpoints(job.storage, run_name)
     if not resume:
         checkpoints.clear()
