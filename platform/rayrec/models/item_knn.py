@@ -78,7 +78,7 @@ class ItemKNN(Recommender):
         self.config = config
         self.num_items = num_items
         # A row each candidate, a column each item of the history.
-        self.similarity = SparseMatrix(num_items + 1)
+        self.similarity = SparseMatrix()
         self.similarity.fill(_joined([], num_items + 1))
 
     def fit(self, interactions: Interactions, each: Each, seed: int) -> None:

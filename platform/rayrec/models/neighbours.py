@@ -90,8 +90,8 @@ class Bipartite(nn.Module):
 
     def __init__(self, num_items: int) -> None:
         super().__init__()
-        self.by_user = SparseMatrix(num_items + 1)
-        self.by_item = SparseMatrix(0)
+        self.by_user = SparseMatrix()
+        self.by_item = SparseMatrix()
         none = np.zeros(0, np.int64)
         self.by_item.fill(SparseRows.of(none, none, none, num_items + 1, 0))
 
@@ -111,8 +111,6 @@ class Bipartite(nn.Module):
 
     def to_items(self, users: Tensor) -> Tensor:
         """What each item gets from its users: ``[U, B]`` float32 to ``[num_items + 1, B]``."""
-        # A model that was loaded learns only here how many users it was fitted to.
-        self.by_item.width = len(users)
         return self.by_item.times(users)
 
     def part_length(self) -> int:

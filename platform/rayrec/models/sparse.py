@@ -14,12 +14,9 @@ from rayrec.models.interactions import SparseRows
 class SparseMatrix(nn.Module):
     """A constant sparse matrix in CSR form, saved with the model; empty until it is filled or loaded.
 
-    Args:
-        width: Number of columns.
-
     Example::
 
-        >>> matrix = SparseMatrix(width=3)
+        >>> matrix = SparseMatrix()
         >>> matrix.fill(SparseRows.of(np.array([0, 1]), np.array([2, 0]), np.array([1.0, 2.0]), height=2, width=3))
         >>> matrix.times(torch.tensor([[1.0], [0.0], [5.0]]))
         tensor([[5.],
@@ -30,9 +27,8 @@ class SparseMatrix(nn.Module):
     columns: Tensor
     values: Tensor
 
-    def __init__(self, width: int) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.width = width
         self.register_buffer("offsets", torch.zeros(1, dtype=torch.int64))
         self.register_buffer("columns", torch.zeros(0, dtype=torch.int64))
         self.register_buffer("values", torch.zeros(0))
@@ -48,11 +44,11 @@ class SparseMatrix(nn.Module):
         self.values = torch.from_numpy(rows.values)
 
     def times(self, dense: Tensor) -> Tensor:
-        """The product with a matrix: ``[width, B]`` float32 to ``[height, B]``."""
+        """The product with a matrix: ``[columns, B]`` float32 to ``[height, B]``."""
         with warnings.catch_warnings():
             # That sparse tensors may change in later versions of torch; constraints.txt pins it.
             warnings.simplefilter("ignore")
-            size = (self.height, self.width)
+            size = (self.height, len(dense))
             csr = torch.sparse_csr_tensor(self.offsets, self.columns, self.values, size, check_invariants=False)
         product: Tensor = csr @ dense
         return product

@@ -90,7 +90,7 @@ def right_singular_vectors(graph: Bipartite, rank: int, seed: int) -> Tensor:
     Columns beyond the matrix's own rank are 0. Of the two signs of a vector it has the one that makes its entry of
     largest magnitude positive.
     """
-    size = graph.by_user.width
+    size = graph.by_item.height
     basis, within = _searched(lambda block: graph.to_items(graph.to_users(block)), size, rank, seed)
     strengths, directions = torch.linalg.eigh(within.double(), UPLO="U")
     strengths, directions = strengths.flip(0)[:rank], directions.flip(1)[:, :rank]
