@@ -71,6 +71,8 @@ def train_once(view: dict[str, np.ndarray], name: str, architecture: dict[str, A
     best: dict[str, float] = {}
 
     def measure(model: Recommender, fold: str) -> dict[str, float]:
+        if not len(folds[fold]):
+            return {}
         ranked = rank_users(TorchRuntime(model).on_device, folds[fold], model.num_items, model.max_length, k)
         return ranking_metrics(ranked.ranks, [k])
 

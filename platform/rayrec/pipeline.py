@@ -27,7 +27,7 @@ from rayrec.inference.pyfunc import write_reference
 from rayrec.inference.release import open_release, publish_release
 from rayrec.models.popularity import PopularityConfig
 from rayrec.plots import plot_by_cutoff, plot_curve
-from rayrec.recipe import ModelChoice, Recipe
+from rayrec.recipe import ModelChoice, Recipe, Training
 from rayrec.tracking import RegisteredRelease, TrackedRun, Tracker, find_release, tracking_uri, without_passwords
 from rayrec.training.checkpoint import Checkpoints
 from rayrec.training.job import TrainJob
@@ -138,7 +138,8 @@ class Pipeline:
 
     def train(self, dataset: Dataset, view: str) -> tuple[str, str]:
         """Dataset -> bundle of the recipe's model, and bundle of the popularity baseline."""
-        popular = self.recipe.model_copy(update={"model": ModelChoice("popularity", PopularityConfig())})
+        choice, learnt = ModelChoice("popularity", PopularityConfig()), Training(folds=self.recipe.training.folds)
+        popular = self.recipe.model_copy(update={"model": choice, "training": learnt})
         baseline = self._train("baseline", popular, dataset, view, ("name",))
         if self.recipe.model == popular.model:
             return baseline, baseline
@@ -150,7 +151,7 @@ class Pipeline:
         bundles = {"main": bundle, "popular": baseline}
 
         def work(run: TrackedRun) -> tuple[Json, int]:
-            of = {path: evaluate(self._measure(dataset, view, path, self.storage)) for path in set(bundles.values())}
+            of = {path: evaluate(self._measure(dataset, view, path, self.storage)) for path in dict.fromkeys(bundles.values())}
             results = {role: of[path] for role, path in bundles.items()}
             self._log_dataset(run, dataset, view)
             self._log_evaluation(run, results)
@@ -270,7 +271,8 @@ class Pipeline:
             return {"bundle": bundle}, events * max(1, len(entries))
 
         events = open_view(dataset, view)["counts"]["train"]
-        inputs = {"dataset": dataset.digest, "view": view, "model": recipe.sections("model")}
+        chosen = {"model": recipe.sections("model"), "folds": list(recipe.training.folds)}
+        inputs = {"dataset": dataset.digest, "view": view, **chosen}
         run_name = short_digest([recipe.sections(*sections), dataset.digest, view, code_version(*CODE[stage])])
         outcome = self._stage(stage, inputs, sections, self._bundle_exists, work)
         # It is recorded: nobody will take it up again.
