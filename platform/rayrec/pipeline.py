@@ -151,7 +151,8 @@ class Pipeline:
         bundles = {"main": bundle, "popular": baseline}
 
         def work(run: TrackedRun) -> tuple[Json, int]:
-            of = {path: evaluate(self._measure(dataset, view, path, self.storage)) for path in dict.fromkeys(bundles.values())}
+            distinct = dict.fromkeys(bundles.values())
+            of = {path: evaluate(self._measure(dataset, view, path, self.storage)) for path in distinct}
             results = {role: of[path] for role, path in bundles.items()}
             self._log_dataset(run, dataset, view)
             self._log_evaluation(run, results)
