@@ -69,21 +69,25 @@ def test_a_history_makes_the_vector_that_training_gives_its_user() -> None:
     assert model.graph is not None
     users, _ = model.graph.vectors()
     histories = torch.tensor([[1, 2, 3], [0, 2, 3], [4, 5, 4], [0, 0, 5]])
-    expected = functional.normalize(users, dim=1) @ model.item.all_rows().T
+    expected = functional.normalize(users, dim=1) @ model.item.all_rows().T + model.prior
     torch.testing.assert_close(model.score(histories), expected)
 
 
-def test_people_without_a_history_get_a_score_for_nothing() -> None:
-    assert not observed().score(torch.zeros(2, 3, dtype=torch.int64)).any()
+def test_people_without_a_history_get_what_is_popular() -> None:
+    scores = observed(popularity=1.0).score(torch.zeros(1, 3, dtype=torch.int64))[0]
+    # Items 2, 3, 4 and 5 have two events each, 1 has one and 6 none.
+    assert scores.argsort(descending=True)[:4].sort().values.tolist() == [2, 3, 4, 5]
+    assert scores[6] == scores[1] == 0
 
 
 def test_popularity_zero_scores_by_the_cosine_alone() -> None:
-    lengths = observed(popularity=0.0).item.all_rows()[1:].norm(dim=1)
-    torch.testing.assert_close(lengths, torch.ones(ITEMS))
+    model = observed(popularity=0.0)
+    assert not model.prior.any()
+    torch.testing.assert_close(model.item.all_rows()[1:].norm(dim=1), torch.ones(ITEMS))
 
 
 def test_the_loss_is_the_softmax_over_all_items_when_all_are_drawn() -> None:
-    model = observed(negatives=60_000)
+    model = observed(negatives=60_000, popularity=0.0)
     assert model.graph is not None
     users, items = (functional.normalize(vectors, dim=1) for vectors in model.graph.vectors())
     logits = users @ items[1:].T / model.config.temperature

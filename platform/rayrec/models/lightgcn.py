@@ -7,8 +7,8 @@ Qiu, "On the Effectiveness of Sampled Softmax Loss for Item Recommendation", TOI
 
 Differences: the sum over layers that is a user's vector leaves out layer 0, the user's own embedding, which takes part
 in the propagation only. So a user's vector is made of their items alone, by LightGCN's own rule, and people who came
-after training are answered like all others. A score is the cosine times a power of the length of the item's vector,
-which grows with its popularity.
+after training are answered like all others. Negatives are drawn by a power of their popularity, which takes it out of
+what cosines learn, and scores have it added again, as in `rayrec.models.item2vec`.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ class LightGCNConfig:
     Attributes:
         dim: Width of the vectors.
         layers: How often vectors are propagated.
-        negatives: Items drawn uniformly for each batch, to be ranked below its events.
+        negatives: Items drawn for each batch, to be ranked below its events.
         temperature: Of the softmax; cosines are divided by it.
-        popularity: Power of the length of an item's vector that its cosine is multiplied by; 0 for the cosine alone.
+        popularity: Power of an item's events by which it is drawn; 0 draws all alike, and scores by the cosine alone.
     """
 
     dim: int = 64
     layers: int = 3
     negatives: int = 512
     temperature: float = 0.1
-    popularity: float = 0.5
+    popularity: float = 0.75
 
     def __post_init__(self) -> None:
         for name, most in (("dim", 4096), ("layers", 16), ("negatives", 65_536)):
@@ -72,12 +72,17 @@ class LightGCN(Recommender):
     learns_from = "pairs"
     transient = ("graph",)
 
+    prior: Tensor
+    drawn: Tensor
+
     def __init__(self, config: LightGCNConfig, num_items: int) -> None:
         super().__init__()
         self.config = config
         self.num_items = num_items
         self.item = ReplicatedTable(num_items + 1, config.dim).requires_grad_(False)
         self.profile = ReplicatedTable(num_items + 1, config.dim).requires_grad_(False)
+        self.register_buffer("prior", torch.zeros(num_items + 1))
+        self.register_buffer("drawn", torch.zeros(num_items + 1), persistent=False)
         self.graph: Graph | None = None
 
     def tables(self) -> Mapping[str, EmbeddingTable]:
@@ -85,18 +90,22 @@ class LightGCN(Recommender):
         return {"item": self.item, "profile": self.profile}
 
     def observe(self, interactions: Interactions) -> None:
-        """Build the graph."""
+        """Build the graph, and count the events of each item."""
         self.graph = Graph(interactions, self.config)
+        counts = torch.from_numpy(interactions.counts).float()
+        self.prior = self.config.temperature * self.config.popularity * counts.clamp(min=1).log()
+        self.drawn = counts.clamp(min=1) ** self.config.popularity
+        self.prior[0] = self.drawn[0] = 0
 
     def forward(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """Summed sampled softmax of pairs ``[B]`` of users and items; see `GradientTrained`."""
         graph = self._graph()
         users, items = graph.vectors()
-        negatives = torch.randint(1, self.num_items + 1, (self.config.negatives,), device=targets.device)
+        negatives = torch.multinomial(self.drawn, self.config.negatives, replacement=True)
         user = functional.normalize(users[inputs], dim=1) / self.config.temperature  # [B, D]
         target = functional.normalize(items[targets], dim=1)
         logits = user @ functional.normalize(items[negatives], dim=1).T  # [B, N]
-        # The drawn items stand for all others, the target itself left out.
+        # The drawn items stand for all others, weighted by how likely they were drawn; the target itself is left out.
         share = math.log(self.num_items / self.config.negatives)
         logits = (logits + share).masked_fill(targets[:, None] == negatives, -torch.inf)
         own = (user * target).sum(dim=1)
@@ -110,11 +119,11 @@ class LightGCN(Recommender):
         return self
 
     def score(self, history: Tensor) -> Tensor:
-        """``[B, L]`` int64 to ``[B, num_items + 1]`` float32: cosines, times a power of the items' lengths."""
+        """``[B, L]`` int64 to ``[B, num_items + 1]`` float32: cosines, and the items' popularity."""
         once = distinct(history)
         length = (once != 0).sum(dim=1, keepdim=True).clamp(min=1)
         users = self.profile.lookup(once).sum(dim=1) / length.sqrt()  # [B, D]
-        return functional.normalize(users, dim=1) @ self.item.all_rows().T
+        return functional.normalize(users, dim=1) @ self.item.all_rows().T + self.prior
 
     def _graph(self) -> Graph:
         if self.graph is None:
@@ -125,9 +134,8 @@ class LightGCN(Recommender):
     def _refresh(self, graph: Graph) -> None:
         """The tables that answers are made of."""
         profile, items = graph.answers()
-        length = items.norm(dim=1, keepdim=True).clamp(min=1e-12)
         self.profile.weight.copy_(profile)
-        self.item.weight.copy_(items / length ** (1 - self.config.popularity))
+        self.item.weight.copy_(functional.normalize(items, dim=1))
         self.item.weight[0] = self.profile.weight[0] = 0
 
 
