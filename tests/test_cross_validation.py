@@ -35,7 +35,7 @@ def test_folds_that_the_sources_give_are_refused_with_one_message() -> None:
 
 def test_the_interval_is_wider_than_that_of_independent_folds() -> None:
     differences = np.array([0.1, 0.2, 0.3, 0.2, 0.2])
-    low, high = corrected_interval(differences)
+    low, high = corrected_interval(differences, trained=3)
     # t of 4 degrees of freedom; a fold is a third of what is trained on.
     half = 2.776445 * np.sqrt((1 / 5 + 1 / 3) * 0.005)
     assert (low, high) == pytest.approx((0.2 - half, 0.2 + half))

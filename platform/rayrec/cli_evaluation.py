@@ -19,6 +19,7 @@ from rayrec.cli_shared import (
     print_json,
     write_page,
 )
+from rayrec.errors import RecipeError
 
 
 def compare(
@@ -36,6 +37,8 @@ def compare(
     from rayrec.comparison import compare_releases, entrants
     from rayrec.terminal import errors, show_comparison, waiting
 
+    if out is not None and not out.absolute().parent.is_dir():
+        raise RecipeError(f"--out {out}: there is no folder {out.absolute().parent}. Make it, or choose another file.")
     found = entrants(references)
     with cluster(found[0].release.storage, verbose) as stdout, waiting("measuring"):
         comparison, page = compare_releases(found, metric or ())

@@ -95,7 +95,7 @@ def fold_recipes(recipe: Recipe, folds: int) -> list[Recipe]:
     return [recipe.model_copy(update={"data": data.model_copy(update={"split": split})}) for split in splits]
 
 
-def corrected_interval(differences: np.ndarray) -> tuple[float, float]:
+def corrected_interval(differences: np.ndarray, trained: int) -> tuple[float, float]:
     """95 % interval of a mean over folds, by the corrected resampled t test.
 
     The folds are not independent: any two trainings share most of their events, so that the plain t interval is too
@@ -104,17 +104,21 @@ def corrected_interval(differences: np.ndarray) -> tuple[float, float]:
     They derive it for sets that are drawn at random; for k folds it is an approximation.
 
     Args:
-        differences: ``[k]`` float64, a value of each fold, of which k - 2 train and one is test.
+        differences: ``[k]`` float64, a value of each fold that is test.
+        trained: Folds that are learnt from each time.
     """
     k = len(differences)
-    error = np.sqrt((1 / k + 1 / (k - 2)) * differences.var(ddof=1))
+    error = np.sqrt((1 / k + 1 / trained) * differences.var(ddof=1))
     middle, half = float(differences.mean()), float(t.ppf((1 + LEVEL) / 2, k - 1) * error)
     return middle - half, middle + half
 
 
 def _summary(recipe: Recipe, results: Sequence[Json]) -> CrossValidation:
     tested = [{role: result[role]["test"] for role in ("main", "popular")} for result in results]
-    names = [name for name, value in tested[0]["main"].items() if "@" in name and isinstance(value, float)]
+    shared = set.intersection(*({*of} for fold in tested for of in fold.values()))
+    names = [name for name in tested[0]["main"] if "@" in name and name in shared]
+    # One fold is test, and the next one validation, if that is not learnt from too.
+    trained = len(results) - (1 if "validation" in recipe.training.folds else 2)
     return CrossValidation(
         recipe=recipe.name,
         simulated=recipe.simulated,
@@ -122,14 +126,14 @@ def _summary(recipe: Recipe, results: Sequence[Json]) -> CrossValidation:
         metric=recipe.training.metric,
         folds=len(results),
         users=[fold["main"]["users"] for fold in tested],
-        metrics={name: _of_metric([{role: fold[role][name] for role in fold} for fold in tested]) for name in names},
+        metrics={name: _of_metric([{r: fold[r][name] for r in fold} for fold in tested], trained) for name in names},
     )
 
 
-def _of_metric(folds: Sequence[dict[str, float]]) -> Json:
+def _of_metric(folds: Sequence[dict[str, float]], trained: int) -> Json:
     values = {role: np.array([fold[role] for fold in folds]) for role in folds[0]}
     differences = values["main"] - values["popular"]
-    low, high = corrected_interval(differences)
+    low, high = corrected_interval(differences, trained)
     summary: Json = {
         role: {"mean": float(each.mean()), "sd": float(each.std(ddof=1)), "values": each.tolist()}
         for role, each in values.items()

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.ipc
 import pyarrow.parquet as pq
 import pytest
@@ -17,6 +18,7 @@ from tests.watching import Silent
 from rayrec.artifacts import Json, Storage
 from rayrec.data.dataset import Dataset, manifest_numbers, open_dataset, read_part, read_statistics
 from rayrec.data.erasure import _Erasure, erase_user
+from rayrec.data.passes import parquet_bytes
 from rayrec.data.prepare import Prepared, prepare
 from rayrec.data.views import build_view, load_view, open_view
 from rayrec.errors import DataError
@@ -183,12 +185,18 @@ def test_an_append_after_an_erasure_equals_preparing_what_is_left(
     assert now == then
 
 
+def outcome_of(dataset: str, index: int) -> bytes:
+    """What an evaluation keeps of a user."""
+    return parquet_bytes(pa.table({"user": [index], "items": [[1]], "ranks": [[2]], "dataset": [dataset]}))
+
+
 def test_the_receipt_says_what_was_done_and_what_is_left(
     recipe_of: Callable[..., Recipe], logs: Path, store: Storage
 ) -> None:
     before = grown(recipe_of(), logs, store)
     index = keys_of(before[0].dataset, "user").index(WHO)
     store.replace("models/test/0123/model.json", b"{}")
+    outcomes = [store.write_content("evaluations", outcome_of(name, index), ".parquet") for name in ("test", "other")]
     store.replace("datasets/test/.tmp-0123456789ab/events/x.arrow", b"")
     receipt = erase_user(store, "test", WHO)
     assert (receipt["state"], receipt["indexes"], receipt["events"]) == ("done", [index], 12)
@@ -199,6 +207,7 @@ def test_the_receipt_says_what_was_done_and_what_is_left(
         "working_files": ["datasets/test/.tmp-0123456789ab"],
     }
     assert not any(store.exists(path) for path in receipt["removed"])
+    assert [store.exists(path) for path in outcomes] == [False, True], "what is kept of another Dataset's users stays"
     files = sorted(path for path in Path(store.root).rglob("*"))
     assert erase_user(store, "test", WHO) == receipt
     assert sorted(path for path in Path(store.root).rglob("*")) == files

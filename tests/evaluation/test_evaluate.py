@@ -112,6 +112,15 @@ def test_users_are_sliced_by_a_feature_of_theirs() -> None:
     assert slices == {"young": {"users": 2, "hr@1": 1.0}, "old": {"users": 1, "hr@1": 0.0}}
 
 
+def test_the_smallest_groups_are_one() -> None:
+    ranks = np.ones((30, 1), np.int64)
+    ranked = RankedUsers(ranks, ranks, ranks, np.ones(30), np.arange(30))
+    groups = np.array(["(others)"] * 6 + [f"group {n}" for n in range(24)], dtype=object)
+    slices = by_group(ranked, groups, ["hr@1"])
+    assert (slices["(others)"]["users"], slices["(5 others)"]["users"]) == (6, 5)
+    assert sum(values["users"] for values in slices.values()) == 30
+
+
 def test_the_mean_lies_within_its_interval(monkeypatch: pytest.MonkeyPatch, bundle: tuple[Storage, str]) -> None:
     test = measured(monkeypatch, bundle, LISTS, KEYS)["test"]
     assert test["intervals"].keys() >= {"hr@1", "ndcg@2"}

@@ -226,3 +226,9 @@ def test_ranx_agrees_on_map_after_its_normaliser_r_is_turned_into_min_k_r(
     num_targets = (random_ranks > 0).sum(axis=1)
     expected = np.array(ranx_values[f"map@{k}"]) * num_targets / np.minimum(k, num_targets)
     np.testing.assert_allclose(average_precision(random_ranks, k), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["ndcg@10001", "ndcg@1000000000000", "hr@" + "9" * 30])
+def test_a_cutoff_beyond_what_anybody_looks_at_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="the largest cut-off is 10,000"):
+        parse_metric(name)

@@ -40,6 +40,9 @@ from rayrec.errors import DataError
 SCHEMA = 1
 UNDER_WAY, DONE = "under way", "done"
 LOCK = "lock"
+OUTCOMES = "evaluations"
+"""Where evaluations keep the ranks of every user (`rayrec.evaluation.outcomes`)."""
+
 NOBODY = 0
 """The index of padding."""
 
@@ -160,7 +163,7 @@ class _Erasure:
 
     def without(self) -> dict[int, Json]:
         """Write the files without the user. Returns the manifests that will list them, by number."""
-        self.replaced |= {*self._unlisted()}
+        self.replaced |= {*self._unlisted(), *self._outcomes()}
         return {d.number: self._manifest(d) for d in self._datasets if d.number in self.found}
 
     def views_without(self, manifests: dict[int, Json]) -> dict[str, Json | None]:
@@ -216,6 +219,14 @@ class _Erasure:
             "transforms": [path for path in transforms if as_json in self.storage.read(path)],
             "working_files": [path for path in self.storage.temporaries() if path.startswith(f"{self._base}/")],
         }
+
+    def _outcomes(self) -> Iterator[str]:
+        """What evaluations keep of every user: measured again, it will be without this one."""
+        for path in (f"{OUTCOMES}/{name}" for name in self.storage.list(OUTCOMES) if name.endswith(".parquet")):
+            table = pq.read_table(pa.BufferReader(self.storage.read(path)), columns=["user", "dataset"])
+            mine = table.filter(pc.equal(table["dataset"], self.name))
+            if np.isin(mine["user"].to_numpy(), [*self.indexes]).any():
+                yield path
 
     def _unlisted(self) -> Iterator[str]:
         """Files with the user that no version lists: of a preparation that was refused or cut off."""

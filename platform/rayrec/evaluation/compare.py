@@ -106,6 +106,11 @@ def compare_here(entrants: Sequence[Entrant], metrics: Sequence[str] = (), each:
         path, storage = release.content["models"]["main"], release.storage
         measure = Measure(settings, names, version, pinned["view"], first.storage, path, storage, ("test",))
         tested = evaluate_here(measure, each)["test"]
+        if tested["users"] < 2:
+            raise DataError(
+                f"only one user of Dataset '{dataset.name}' can be ranked, from whom nothing follows for others. "
+                "Compare on more data."
+            )
         manifest = release.bundle().manifest
         about = {"reference": entrant.reference, "release": release.digest, "kind": manifest["kind"], "test": tested}
         models.append(

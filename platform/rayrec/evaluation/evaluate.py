@@ -105,7 +105,7 @@ def evaluate_here(measure: Measure, each: Each = here) -> Json:
             "left_out": len(users) - len(ranked.ranks),
             "slices": _slices(measure, dataset, ranked, sequences),
             "repeated": repeated_events(users),
-            "outcomes": write_outcomes(measure.storage, ranked, sequences),
+            "outcomes": write_outcomes(measure.storage, measure.dataset_version[0], ranked, sequences),
         }
     if "test" not in results:
         raise DataError("evaluation: the view has no test events. Choose another data.split and prepare again.")
@@ -177,8 +177,9 @@ def _summary(measure: Measure, ranked: RankedUsers, sequences: Sequences, vector
             continue
         summary[f"popularity_bias@{k}"] = popularity_bias(lists, popularity)
         summary[f"novelty@{k}"] = novelty(lists, popularity)
-        summary[f"gini@{k}"] = gini(lists, len(popularity) - 1)
-        if vectors is not None and k > 1:
+        if len(popularity) > 2:
+            summary[f"gini@{k}"] = gini(lists, len(popularity) - 1)
+        if vectors is not None and ((lists > 0).sum(axis=1) > 1).any():
             summary[f"diversity@{k}"] = intra_list_diversity(lists, vectors)
     return {**summary, "users": len(ranked.ranks), "intervals": _intervals(values)}
 

@@ -7,14 +7,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rayrec.artifacts import Storage
+from rayrec.data.erasure import OUTCOMES
 from rayrec.data.passes import parquet_bytes
 from rayrec.data.views import Sequences
 from rayrec.evaluation.full_ranking import RankedUsers
 
-FOLDER = "evaluations"
 
-
-def write_outcomes(storage: Storage, ranked: RankedUsers, sequences: Sequences) -> str:
+def write_outcomes(storage: Storage, dataset: str, ranked: RankedUsers, sequences: Sequences) -> str:
     """Write a row a user: ``user`` (index in the vocabulary), and ``items`` and ``ranks`` of what was held out.
 
     Items are indexes in the vocabulary too, so that it does not matter which view they come from. Returns the path.
@@ -25,7 +24,9 @@ def write_outcomes(storage: Storage, ranked: RankedUsers, sequences: Sequences) 
     columns = {"items": indexes[ranked.targets[held]], "ranks": ranked.ranks[held]}
     lists = {name: pa.ListArray.from_arrays(offsets, pa.array(values)) for name, values in columns.items()}
     table = pa.table({"user": pa.array(sequences.users[ranked.users]), **lists}).sort_by("user")
-    return storage.write_content(FOLDER, parquet_bytes(table), ".parquet")
+    # An erasure looks for those of its Dataset.
+    table = table.append_column("dataset", pa.array([dataset] * table.num_rows))
+    return storage.write_content(OUTCOMES, parquet_bytes(table), ".parquet")
 
 
 def read_ranks(storage: Storage, path: str) -> np.ndarray:

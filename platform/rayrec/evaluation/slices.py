@@ -59,7 +59,7 @@ def by_group(ranked: RankedUsers, groups: np.ndarray, names: Sequence[str]) -> J
     shown = words[np.argsort(-counts, kind="stable")[:LARGEST_SLICES]]
     slices = {str(word): _of(ranked.ranks[mine == word], names) for word in shown}
     others = ~np.isin(mine, shown)
-    return _with_users({**slices, "(others)": _of(ranked.ranks[others], names)})
+    return _with_users({**slices, f"({len(words) - len(shown):,} others)": _of(ranked.ranks[others], names)})
 
 
 def _of(ranks: np.ndarray, names: Sequence[str]) -> Json:

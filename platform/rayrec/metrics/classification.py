@@ -121,6 +121,8 @@ def calibration_curve(probabilities: npt.ArrayLike, labels: npt.ArrayLike, bins:
     >>> calibration_curve([0.1, 0.1, 0.9, 0.9], [0, 0, 0, 1], bins=2).observed
     array([0. , 0.5])
     """
+    if bins < 1:
+        raise ValueError(f"bins must be at least 1, got {bins}")
     probability, label = _checked_probabilities(probabilities, labels)
     ends = np.quantile(probability, np.arange(1, bins) / bins, method="inverted_cdf")
     place = np.searchsorted(ends, probability)

@@ -20,6 +20,9 @@ FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
 Metric = Callable[[IntArray, int], FloatArray]
 
+LARGEST_CUTOFF = 10_000
+"""Nobody looks at more recommendations; memory is kept for as many of every user."""
+
 UNREACHABLE_RANK = int(np.iinfo(np.int32).max)
 """The rank of an excluded target: beyond every cut-off, yet small enough for int64 arithmetic on it."""
 
@@ -186,8 +189,11 @@ def parse_metric(name: str) -> tuple[str, int]:
     ('ndcg', 10)
     """
     match = re.fullmatch(r"(\w+)@([1-9][0-9]*)", name)
-    if match and match[1] in METRICS:
+    if match and match[1] in METRICS and len(match[2]) <= len(str(LARGEST_CUTOFF)) and int(match[2]) <= LARGEST_CUTOFF:
         return match[1], int(match[2])
+    if match and match[1] in METRICS:
+        msg = f"metric {name[:40]!r}: the largest cut-off is {LARGEST_CUTOFF:,}"
+        raise ValueError(msg)
     msg = f"unknown metric {name!r}, did you mean {_nearest_metric(name)!r}? Metrics: {', '.join(METRICS)}, each @k"
     raise ValueError(msg)
 

@@ -46,9 +46,9 @@ class ALSConfig:
 
     def __post_init__(self) -> None:
         require(1 <= self.dim <= 4096, f"dim must be at least 1 and at most 4096, not {self.dim}")
-        for name in ("regularization", "alpha"):
-            require(0 < getattr(self, name) < math.inf, f"{name} must be above 0, not {getattr(self, name)}")
-        require(self.iterations >= 1, f"iterations must be at least 1, not {self.iterations}")
+        for name, least, most in (("regularization", 1e-6, 1e6), ("alpha", 0.01, 100), ("iterations", 1, 1000)):
+            value = getattr(self, name)
+            require(least <= value <= most, f"{name} must be between {least:g} and {most:g}, not {value}")
 
 
 class ALS(Recommender):

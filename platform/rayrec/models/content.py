@@ -13,7 +13,6 @@ Even a Few Ratings Are More Valuable Than Metadata", RecSys 2009, https://doi.or
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -54,7 +53,7 @@ class ContentConfig:
 
     def __post_init__(self) -> None:
         require(1 <= self.dim <= 4096, f"dim must be at least 1 and at most 4096, not {self.dim}")
-        require(0 <= self.popularity < math.inf, f"popularity must be 0 or above, not {self.popularity}")
+        require(0 <= self.popularity <= 4, f"popularity must be between 0 and 4, not {self.popularity}")
         known = 1 <= self.max_length <= WHOLE_HISTORY
         require(known, f"max_length must be at least 1 and at most {WHOLE_HISTORY}, not {self.max_length}")
 

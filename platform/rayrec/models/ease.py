@@ -32,8 +32,8 @@ class EASEConfig:
     regularization: float = 500.0
 
     def __post_init__(self) -> None:
-        allowed = 0 < self.regularization < math.inf
-        require(allowed, f"regularization must be above 0, not {self.regularization}")
+        allowed = 1e-3 <= self.regularization <= 1e9
+        require(allowed, f"regularization must be between 0.001 and 1e9, not {self.regularization}")
 
 
 class EASE(Recommender):

@@ -6,7 +6,6 @@ Shen, Wu, Zhang, Shan, Zhang, Letaief and Li, "How Powerful is Graph Convolution
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -34,7 +33,7 @@ class GFCFConfig:
 
     def __post_init__(self) -> None:
         require(1 <= self.rank <= LARGEST, f"rank must be at least 1 and at most {LARGEST}, not {self.rank}")
-        require(0 <= self.alpha < math.inf, f"alpha must not be negative or infinite, not {self.alpha}")
+        require(0 <= self.alpha <= 1e6, f"alpha must be between 0 and 1e6, not {self.alpha}")
 
 
 class GFCF(Recommender):

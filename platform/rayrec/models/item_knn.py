@@ -22,7 +22,7 @@ from torch import Tensor
 from rayrec.models.base import Recommender, had
 from rayrec.models.checks import require
 from rayrec.models.interactions import Each, Interactions, SparseRows, blocks_of
-from rayrec.models.neighbours import block_length, nearest, product
+from rayrec.models.neighbours import MOST_NEIGHBOURS, block_length, nearest, product
 from rayrec.models.sparse import SparseMatrix
 
 SIMILARITIES = ("cosine", "tfidf", "bm25", "jaccard")
@@ -52,7 +52,8 @@ class ItemKNNConfig:
             self.similarity in SIMILARITIES,
             f"similarity must be one of {', '.join(SIMILARITIES)}, not '{self.similarity}'",
         )
-        require(self.neighbours >= 1, f"neighbours must be at least 1, not {self.neighbours}")
+        known = 1 <= self.neighbours <= MOST_NEIGHBOURS
+        require(known, f"neighbours must be between 1 and {MOST_NEIGHBOURS:,}, not {self.neighbours}")
         require(0 <= self.shrink < np.inf, f"shrink must not be negative or infinite, not {self.shrink}")
         require(0 < self.k1 < np.inf, f"k1 must be above 0, not {self.k1}")
         require(0 <= self.b <= 1, f"b must be between 0 and 1, not {self.b}")

@@ -14,6 +14,8 @@ from rayrec.models.sparse import SparseMatrix
 
 CELLS = 1 << 26
 """Cells of a dense block: 256 MB in float32."""
+MOST_NEIGHBOURS = 1_000_000
+"""Beyond it a number of neighbours is a typing error."""
 MOST_ROWS = 1024
 """Rows of a block at most, so that a small catalogue too is shared out."""
 SHARED = 1 << 17

@@ -47,7 +47,8 @@ class Optimization:
             require(getattr(self, name) >= 1, f"{name} must be at least 1, not {getattr(self, name)}")
         for name in ("learning_rate", "clip"):
             require(0 < getattr(self, name) < math.inf, f"{name} must be above 0, not {getattr(self, name)}")
-        require(self.weight_decay >= 0, f"weight_decay must not be negative, as {self.weight_decay} is")
+        allowed = 0 <= self.weight_decay < math.inf
+        require(allowed, f"weight_decay must not be negative or infinite, as {self.weight_decay} is")
         require(0 <= self.warmup <= 1, f"warmup is a share of all steps: between 0 and 1, not {self.warmup}")
         require(0 <= self.random_windows <= 1, f"random_windows is a share: between 0 and 1, not {self.random_windows}")
         require(0 <= self.seed < 1 << 63, f"seed must not be negative and below 2**63, not {self.seed}")

@@ -21,7 +21,7 @@ from torch import Tensor
 from rayrec.models.base import Recommender, had
 from rayrec.models.checks import require
 from rayrec.models.interactions import Each, Interactions
-from rayrec.models.neighbours import Bipartite, nearest
+from rayrec.models.neighbours import MOST_NEIGHBOURS, Bipartite, nearest
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,8 @@ class UserKNNConfig:
     neighbours: int = 100
 
     def __post_init__(self) -> None:
-        require(self.neighbours >= 1, f"neighbours must be at least 1, not {self.neighbours}")
+        known = 1 <= self.neighbours <= MOST_NEIGHBOURS
+        require(known, f"neighbours must be between 1 and {MOST_NEIGHBOURS:,}, not {self.neighbours}")
 
 
 class UserKNN(Recommender):
