@@ -32,7 +32,9 @@ from rayrec.cli_shared import (
 from rayrec.errors import RayrecError
 
 if TYPE_CHECKING:
+    from rayrec.artifacts import Json
     from rayrec.pipeline import Pipeline
+    from rayrec.recipe import Recipe
 
 USAGE_ERROR = 2
 INTERRUPTED = 130
@@ -135,12 +137,18 @@ def evaluate(
     verbose: VerboseOption = False,
 ) -> None:
     """Measure the recipe's model (and prepare and train, where that is not done)."""
+    from rayrec.terminal import show_quality
+
+    measured: list[tuple[Recipe, Json]] = []
 
     def stages(pipeline: Pipeline) -> None:
         dataset, view = pipeline.prepare()
-        pipeline.evaluate(dataset, view, *pipeline.train(dataset, view))
+        metrics = pipeline.evaluate(dataset, view, *pipeline.train(dataset, view))
+        measured.append((pipeline.recipe, metrics))
 
     _run_stages(recipe, overrides, data, resume, as_json, verbose, stages)
+    if not as_json:
+        show_quality(*measured[0])
 
 
 # ---- recipes

@@ -18,8 +18,9 @@ from rayrec.data.dataset import Dataset, manifest_path, open_dataset
 from rayrec.data.files import list_files, provide
 from rayrec.data.prepare import prepare
 from rayrec.data.report import publish_report
-from rayrec.data.views import open_view
+from rayrec.data.views import load_view, open_view
 from rayrec.errors import RayrecError
+from rayrec.evaluation.compare import trained_on_test
 from rayrec.evaluation.evaluate import Measure, evaluate
 from rayrec.evaluation.leakage import leakage_warnings
 from rayrec.inference.bundle import open_bundle
@@ -331,7 +332,8 @@ class Pipeline:
         mine = metrics["main"]["test"][metric]
         compared = f"test {metric} {mine:.4f} against {theirs:.4f} of the champion {champion.name}/{champion.version}"
         if mine < theirs:
-            return f"not promoted: {compared}. `rayrec promote {new.name}/{new.version}` does it all the same"
+            unfair = self._unfair(champion, dataset, view)
+            return f"not promoted: {compared}{unfair}. `rayrec promote {new.name}/{new.version}` does it all the same"
         self._tracker.promote(new.version)
         return f"promoted: {compared}"
 
@@ -344,6 +346,15 @@ class Pipeline:
             return float(content["metrics"]["main"][metric])
         measured = evaluate(self._measure(dataset, view, content["models"]["main"], storage))
         return float(measured["test"][metric])
+
+    def _unfair(self, champion: RegisteredRelease, dataset: Dataset, view: str) -> str:
+        """What is to be said of a champion that knows test events of this view."""
+        storage = Storage.open(champion.storage)
+        manifest = open_release(storage, champion.digest).bundle().manifest
+        known = trained_on_test(manifest, storage, dataset, view, load_view(dataset, view))
+        if isinstance(known, str):
+            return f" (whether that was trained on test events is not known: {known.rstrip('.')})"
+        return f" (which was trained on {known:,} of the test events: no fair measure)" if known else ""
 
     def _measure(self, dataset: Dataset, view: str, bundle: str, storage: Storage) -> Measure:
         """A bundle, which lies in ``storage``, on the held-out events of a view."""

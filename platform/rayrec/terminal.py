@@ -96,18 +96,7 @@ class RunDisplay:
 def show_result(result: RunResult) -> None:
     """The closing tables: quality beside the baseline, cost by stage, where to look."""
     out = _stdout()
-    label = " (SIMULATED DATA)" if result.recipe.simulated else ""
-    quality = Table(title=f"{result.recipe.name}{label}: test fold, full ranking", title_justify="left")
-    quality.add_column("")
-    roles = {"main": result.recipe.model.name, "popular": "popularity"}
-    if result.metrics["main"] == result.metrics["popular"]:
-        roles.pop("main")
-    for title in roles.values():
-        quality.add_column(title, justify="right")
-    tested = {role: result.metrics[role]["test"] for role in roles}
-    for name in [name for name in _at_cutoff_of(result.recipe.training.metric) if name in tested["popular"]]:
-        quality.add_row(name, *(f"{tested[role][name]:.4f}" for role in roles))
-    out.print(quality)
+    show_quality(result.recipe, result.metrics)
     cost = Table(title="stages", title_justify="left")
     for column in ("stage", "seconds", "rows", "rows/s"):
         cost.add_column(column, justify="left" if column == "stage" else "right")
@@ -116,17 +105,30 @@ def show_result(result: RunResult) -> None:
         seconds = "skipped" if outcome.skipped else f"{outcome.seconds:.1f}"
         cost.add_row(name, seconds, f"{outcome.rows:,}", f"{rate:,.0f}" if rate else "")
     out.print(cost)
-    metric = result.recipe.training.metric
-    if result.metrics["main"]["test"][metric] < result.metrics["popular"]["test"][metric]:
-        out.print(
-            f"[bold yellow]Note[/]      the model is below popularity by {metric}: train longer, or check the data"
-        )
     release, tracking = result.release, result.to_json()["tracking"]
     decision = "unchanged" if result.stages["register"].skipped else result.decision
     out.print(f"Release   {release.name}/{release.version}  {decision}")
     out.print(f"Dataset   {result.dataset.uri}")
     out.print(f"MLflow    mlflow ui --backend-store-uri {tracking['uri']}", soft_wrap=True)
-    out.print(f"Serve it  rayrec serve {release.name}")
+    served = release.name if "champion" in release.aliases else f"{release.name}/{release.version}"
+    out.print(f"Serve it  rayrec serve {served}")
+
+
+def show_quality(recipe: Recipe, metrics: Json) -> None:
+    """The metrics of the test fold with their intervals, beside the baseline."""
+    label = " (SIMULATED DATA)" if recipe.simulated else ""
+    roles = {"main": recipe.model.name, "popular": "baseline" if recipe.model.name == "popularity" else "popularity"}
+    if metrics["main"] == metrics["popular"]:
+        roles = {"main": recipe.model.name}
+    table = _table(f"{recipe.name}{label}: test fold, full ranking, 95 % intervals", ["", *roles.values()])
+    tested = [metrics[role]["test"] for role in roles]
+    for name in [name for name in _at_cutoff_of(recipe.training.metric) if name in tested[0]]:
+        table.add_row(name, *(with_interval(test, name) for test in tested))
+    out = _stdout()
+    out.print(table)
+    metric = recipe.training.metric
+    if tested[0][metric] < tested[-1][metric]:
+        out.print(f"[bold yellow]Note[/]      the model is below popularity by {metric}")
 
 
 def show_comparison(comparison: Comparison) -> None:

@@ -63,7 +63,7 @@ data:
       columns:
 {mapping}{hints}
 {_items_section(items, folder)}  split: {{kind: leave-one-out}}   # or {{kind: time, validation: 0.1, test: 0.1}}
-model: {{name: sasrec}}           # or popularity
+model: {{name: sasrec}}           # others: docs/models.md
 training: {{epochs: 100, batch_size: 128}}
 """
 

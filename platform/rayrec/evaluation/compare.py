@@ -114,7 +114,7 @@ def compare_here(entrants: Sequence[Entrant], metrics: Sequence[str] = (), each:
         manifest = release.bundle().manifest
         about = {"reference": entrant.reference, "release": release.digest, "kind": manifest["kind"], "test": tested}
         models.append(
-            about | {"trained_on_test": _trained_on_test(manifest, storage, dataset, pinned["view"], sequences)}
+            about | {"trained_on_test": trained_on_test(manifest, storage, dataset, pinned["view"], sequences)}
         )
         values.append(accuracy(read_ranks(first.storage, tested["outcomes"]), shown))
     data = {
@@ -179,7 +179,7 @@ def _warnings(models: Sequence[Json], settings: Evaluation) -> list[str]:
     return [*found, *leakage_warnings(models[0]["test"], settings.exclude_seen)]
 
 
-def _trained_on_test(manifest: Json, storage: Storage, dataset: Dataset, view: str, tested: Sequences) -> int | str:
+def trained_on_test(manifest: Json, storage: Storage, dataset: Dataset, view: str, tested: Sequences) -> int | str:
     """How many of the test events a model was trained on, or why that is not known.
 
     Users and items are matched by key, as they are when the model is asked.

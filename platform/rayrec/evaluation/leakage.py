@@ -58,6 +58,10 @@ def leakage_warnings(tested: Json, exclude_seen: bool) -> list[str]:
             f"{tested['repeated']:,} test events are on items that the user had before, and evaluation.exclude_seen is "
             "false: a model that repeats the past finds them."
         )
+    if "after_test" not in tested:
+        found.append(
+            "the log has no times, so whether models learnt from what came after the test events is not known."
+        )
     share = tested.get("after_test", 0.0)
     if share:
         found.append(

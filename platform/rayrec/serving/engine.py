@@ -16,6 +16,8 @@ from rayrec.inference.scorer import Scorer
 from rayrec.serving.state import Catalog, DatasetCatalog, DatasetHistories, HistoryStore, Item
 
 MODEL, POPULAR = "model", "popular"
+POPULARITY = "popularity"
+"""The kind of model that knows nothing of what goes with an item."""
 
 
 class UnknownItemError(RayrecError):
@@ -122,18 +124,27 @@ class Engine:
         return [answer for answer in answers if answer is not None]
 
     def similar(self, key: str, count: int) -> Answer:
-        """Items like one, by the model's item vectors; popular ones, marked, where the model has none for it.
+        """Items like one, by the model; popular ones, marked, where it does not know the item, or is popularity itself.
 
         Raises:
             UnknownItemError: No item has this key.
         """
         self.item(key)
         row = self.scorer.rows.get(key)
-        found = self.scorer.similar(row, count) if row is not None else None
+        found = self._nearest(row, count) if row is not None and self.scorer.kind != POPULARITY else None
         if found is not None:
             return Answer(self._items(self.scorer, *found), MODEL)
         exclude = self.popular.rows_of([key])
         return self.answer([Query(exclude[:0], count, 0, exclude)])[0]
+
+    def _nearest(self, row: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Items nearest by their vectors; of a model without any, what it recommends to who had just this one."""
+        found = self.scorer.similar(row, count)
+        if found is not None:
+            return found
+        history = [np.array([row])]
+        rows, scores = self.scorer.top(history, count, history)
+        return rows[0], scores[0]
 
     def item(self, key: str) -> Item:
         """An item of the catalogue.
