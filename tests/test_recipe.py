@@ -272,3 +272,15 @@ def test_simulated_data_does_not_hide_a_recipe_that_is_wrong(tmp_path: Path, bod
     (tmp_path / "bad.yaml").write_text(yaml.safe_dump(body))
     with pytest.raises(RecipeError, match=expected):
         load_recipe(str(tmp_path / "bad.yaml"), simulated=True)
+
+
+def test_the_json_schema_says_what_every_setting_of_models_and_training_means() -> None:
+    schema = json_schema()
+    described = [*schema["properties"]["model"]["anyOf"], schema["$defs"]["Training"]]
+    missing = [
+        (config["properties"].get("name", {}).get("const"), key)
+        for config in described
+        for key, value in config["properties"].items()
+        if key != "name" and not value.get("description")
+    ]
+    assert missing == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import inspect
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
@@ -18,7 +19,7 @@ from pydantic import ConfigDict, TypeAdapter
 from rayrec.artifacts import Json
 from rayrec.errors import RecipeError
 from rayrec.models.registry import MODELS, model_class
-from rayrec.recipe import ModelChoice, Recipe
+from rayrec.recipe import ModelChoice, Recipe, Training
 
 PACKAGED = files("rayrec") / "recipes"
 DEFAULT_MODEL = "sasrec"
@@ -79,11 +80,23 @@ def json_schema() -> Json:
     choices = []
     for name in MODELS:
         config = TypeAdapter(_strict(model_class(name).Config)).json_schema()
-        config["properties"] = {"name": {"const": name}, **config.get("properties", {})}
+        config["properties"] = {"name": {"const": name}, **_described_by(model_class(name).Config, config)}
         choices.append({**config, "required": ["name"]})
     schema["properties"]["model"] = {"anyOf": choices, "description": "The model and its architecture."}
     schema["required"] = ["name", "data"]
+    schema["$defs"]["Training"]["properties"] = _described_by(Training, schema["$defs"]["Training"])
     return schema
+
+
+def _described_by(config_class: type, schema: Json) -> Json:
+    """The properties of a dataclass, with what its docstring and its bases' say of each attribute."""
+    properties: Json = dict(schema.get("properties", {}))
+    for ancestor in reversed(config_class.__mro__):
+        listed = (inspect.cleandoc(ancestor.__doc__ or "")).partition("Attributes:\n")[2]
+        for name, text in re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", listed, re.MULTILINE):
+            if name in properties:
+                properties[name] = {**properties[name], "description": " ".join(text.replace("``", "`").split())}
+    return properties
 
 
 def to_yaml(recipe: Recipe) -> str:
