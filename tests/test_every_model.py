@@ -147,6 +147,9 @@ def test_it_beats_popularity_and_says_the_same_from_its_bundle_and_over_http(
     session = [sequences.item_keys[row - 1] for row in history]
     with endpoint(released(job, prepared, bundle.path)) as url:
         answer = httpx.post(f"{url}/v1/session/recommend", json={"items": session, "n": 20}).json()
+        similar = httpx.get(f"{url}/v1/items/{session[-1]}/similar").json()
+    assert similar["source"] == ("popular" if name == "popularity" else "model")
+    assert session[-1] not in [item["item"] for item in similar["items"]]
     rows = bundle.scorer().rows_of([item["item"] for item in answer["items"]])
     assert len(set(rows) - set(history)) == 20
     np.testing.assert_allclose([item["score"] for item in answer["items"]], expected[rows], atol=1e-5 * scale)

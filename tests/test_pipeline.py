@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +147,20 @@ def test_a_champion_of_other_data_is_measured_on_the_new_test_events(storage: St
 
     assert "against" in newer.decision
     assert newer.release.version == 2
+
+
+def test_a_champion_that_learnt_from_the_test_events_is_said_to_be_no_fair_measure(
+    storage: Storage, tmp_path: Path
+) -> None:
+    log = write_log(tmp_path)
+    few, many = (
+        {**recipe_values(log)["data"], "split": {"kind": "ratio", "validation": 0.1, "test": share}}
+        for share in (0.1, 0.4)
+    )
+    run(storage, log, model={"name": "ease"}, data=few)
+    newer = run(storage, log, model={"name": "popularity"}, data=many)
+    assert newer.decision.startswith("not promoted")
+    assert re.search(r"trained on \d+ of the test events: no fair measure", newer.decision)
 
 
 def test_a_failed_stage_publishes_nothing_and_marks_its_run(storage: Storage, tmp_path: Path) -> None:

@@ -123,7 +123,9 @@ def show_quality(recipe: Recipe, metrics: Json) -> None:
     table = _table(f"{recipe.name}{label}: test fold, full ranking, 95 % intervals", ["", *roles.values()])
     tested = [metrics[role]["test"] for role in roles]
     for name in [name for name in _at_cutoff_of(recipe.training.metric) if name in tested[0]]:
-        table.add_row(name, *(with_interval(test, name) for test in tested))
+        # With one held-out event a user, recall is the hit rate.
+        if not name.startswith("recall") or tested[0][name] != tested[0].get(name.replace("recall", "hr")):
+            table.add_row(name, *(with_interval(test, name) for test in tested))
     out = _stdout()
     out.print(table)
     metric = recipe.training.metric
