@@ -13,13 +13,14 @@ import pytest
 from rayrec.artifacts import Storage
 from rayrec.data.prepare import prepare
 from rayrec.errors import ClusterError, DataError, ModelError
-from rayrec.evaluation.evaluate import evaluate_here
+from rayrec.evaluation.evaluate import Measure, evaluate_here
 from rayrec.inference.bundle import open_bundle
 from rayrec.recipe import Recipe
 from rayrec.recipe_files import parse_recipe
 from rayrec.training.checkpoint import Checkpoints, State
+from rayrec.training.job import TrainJob
 from rayrec.training.loop import Run
-from rayrec.training.train import TrainJob, train_model
+from rayrec.training.train import train_model
 
 USERS, ITEMS = 24, 8
 TRAINING = {"epochs": 2, "batch_size": 8, "workers": 0, "gpus": "no", "threads": 1, "learning_rate": 0.01}
@@ -70,7 +71,9 @@ def test_a_model_trained_here_learns_and_answers(
     scorer = bundle.scorer()
     (best,) = scorer.top([scorer.rows_of(["i3", "i4", "i5"])], 1)[0]
     assert scorer.item_keys[best[0] - 1] == "i6"
-    results = evaluate_here(long.recipe, job.dataset_version, job.view, path, job.storage)
+    recipe, storage = long.recipe, job.storage
+    measure = Measure(recipe.evaluation, recipe.metric_names, job.dataset_version, job.view, storage, path, storage)
+    results = evaluate_here(measure)
     assert results["test"]["hr@1"] > 0.8
     assert not list(tmp_path.glob("rayrec-checkpoint-*")), "no checkpoint is left behind"
 
