@@ -18,16 +18,15 @@ from rayrec.data.dataset import Dataset, manifest_path, open_dataset
 from rayrec.data.files import list_files, provide
 from rayrec.data.prepare import prepare
 from rayrec.data.report import publish_report
-from rayrec.data.views import load_view, open_view
-from rayrec.errors import RayrecError
-from rayrec.evaluation.compare import trained_on_test
+from rayrec.data.views import open_view
 from rayrec.evaluation.evaluate import Measure, evaluate
 from rayrec.evaluation.leakage import leakage_warnings
 from rayrec.inference.bundle import open_bundle
 from rayrec.inference.pyfunc import write_reference
-from rayrec.inference.release import open_release, publish_release
+from rayrec.inference.release import publish_release
 from rayrec.models.popularity import PopularityConfig
 from rayrec.plots import plot_by_cutoff, plot_curve
+from rayrec.promotion import promote_if_not_worse
 from rayrec.recipe import ModelChoice, Recipe, Training
 from rayrec.tracking import RegisteredRelease, TrackedRun, Tracker, find_release, tracking_uri, without_passwords
 from rayrec.training.checkpoint import Checkpoints
@@ -39,12 +38,13 @@ _LOG = logging.getLogger(__name__)
 Metrics = dict[str, float]
 
 BASE = ("errors", "artifacts", "features", "recipe", "recipe_data")
+LEARNT_FROM = ("data/views", "data/interactions", "data/item_features")
 CODE = {
     "prepare": (*BASE, "data"),
-    "baseline": (*BASE, "metrics", "models", "data/views", "inference", "evaluation/full_ranking", "training"),
-    "train": (*BASE, "metrics", "models", "data/views", "inference", "evaluation/full_ranking", "training"),
-    "evaluate": (*BASE, "metrics", "data/views", "inference", "evaluation"),
-    "register": (*BASE, "inference"),
+    "baseline": (*BASE, "metrics", "models", *LEARNT_FROM, "inference", "evaluation/full_ranking", "training"),
+    "train": (*BASE, "metrics", "models", *LEARNT_FROM, "inference", "evaluation/full_ranking", "training"),
+    "evaluate": (*BASE, "metrics", *LEARNT_FROM, "data/user_groups", "inference", "evaluation"),
+    "register": (*BASE, "inference", "promotion"),
 }
 """The rooms each stage runs through: a change of their code runs the stage again."""
 
@@ -153,7 +153,7 @@ class Pipeline:
 
         def work(run: TrackedRun) -> tuple[Json, int]:
             distinct = dict.fromkeys(bundles.values())
-            of = {path: evaluate(self._measure(dataset, view, path, self.storage)) for path in distinct}
+            of = {path: evaluate(self._measure(dataset, view, path)) for path in distinct}
             results = {role: of[path] for role, path in bundles.items()}
             self._log_dataset(run, dataset, view)
             self._log_evaluation(run, results)
@@ -184,7 +184,9 @@ class Pipeline:
                     whole, release.digest, self.storage.uri, data, description, self.recipe.simulated
                 )
             run.json(release.content, "release.json")
-            decision = self._promote(registered, dataset, view, metrics)
+            metric = self.recipe.training.metric
+            measure = self._measure(dataset, view, bundle)
+            decision = promote_if_not_worse(self._tracker, registered, metric, metrics["main"]["test"][metric], measure)
             for target in self._with_parent(run):
                 target.tags({"rayrec.decision": decision, "rayrec.release": registered.digest})
             return {"name": registered.name, "version": registered.version, "decision": decision}, 0
@@ -317,49 +319,10 @@ class Pipeline:
             "metrics": {role: result["test"] for role, result in metrics.items()},
         }
 
-    def _promote(self, new: RegisteredRelease, dataset: Dataset, view: str, metrics: Json) -> str:
-        """Promote the new Release if there is no champion, or it is not worse on the same test events."""
-        champion, metric = self._tracker.champion(), self.recipe.training.metric
-        if champion is None:
-            self._tracker.promote(new.version)
-            return f"promoted: {new.name}/{new.version} is the first champion"
-        try:
-            theirs = self._champion_metric(champion, dataset, view)
-        except RayrecError as error:
-            # It cannot be served either, so there is nothing to lose.
-            self._tracker.promote(new.version)
-            return f"promoted: the champion {champion.name}/{champion.version} cannot be read ({error})"
-        mine = metrics["main"]["test"][metric]
-        compared = f"test {metric} {mine:.4f} against {theirs:.4f} of the champion {champion.name}/{champion.version}"
-        if mine < theirs:
-            unfair = self._unfair(champion, dataset, view)
-            return f"not promoted: {compared}{unfair}. `rayrec promote {new.name}/{new.version}` does it all the same"
-        self._tracker.promote(new.version)
-        return f"promoted: {compared}"
-
-    def _champion_metric(self, champion: RegisteredRelease, dataset: Dataset, view: str) -> float:
-        """The champion's test metric on the test events of this view; measured anew if its own were others."""
-        storage, metric = Storage.open(champion.storage), self.recipe.training.metric
-        content = open_release(storage, champion.digest).content
-        pinned = content["dataset"]
-        if (pinned["view"], pinned["digest"]) == (view, dataset.digest) and metric in content["metrics"]["main"]:
-            return float(content["metrics"]["main"][metric])
-        measured = evaluate(self._measure(dataset, view, content["models"]["main"], storage))
-        return float(measured["test"][metric])
-
-    def _unfair(self, champion: RegisteredRelease, dataset: Dataset, view: str) -> str:
-        """What is to be said of a champion that knows test events of this view."""
-        storage = Storage.open(champion.storage)
-        manifest = open_release(storage, champion.digest).bundle().manifest
-        known = trained_on_test(manifest, storage, dataset, view, load_view(dataset, view))
-        if isinstance(known, str):
-            return f" (whether that was trained on test events is not known: {known.rstrip('.')})"
-        return f" (which was trained on {known:,} of the test events: no fair measure)" if known else ""
-
-    def _measure(self, dataset: Dataset, view: str, bundle: str, storage: Storage) -> Measure:
-        """A bundle, which lies in ``storage``, on the held-out events of a view."""
+    def _measure(self, dataset: Dataset, view: str, bundle: str) -> Measure:
+        """A bundle on the held-out events of a view."""
         settings, metrics = self.recipe.evaluation, self.recipe.metric_names
-        return Measure(settings, metrics, (dataset.name, dataset.number), view, self.storage, bundle, storage)
+        return Measure(settings, metrics, (dataset.name, dataset.number), view, self.storage, bundle, self.storage)
 
     def _with_parent(self, run: TrackedRun) -> list[TrackedRun]:
         """A stage's run and the pipeline's, which shows everything at one glance."""

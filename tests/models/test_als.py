@@ -27,7 +27,7 @@ def interactions() -> Interactions:
 
 
 def fitted(**config: float) -> ALS:
-    model = ALS(ALSConfig(**{"dim": 4} | config), ITEMS)  # type: ignore[arg-type]
+    model = ALS(ALSConfig(**{"dim": 4} | config), ITEMS)
     model.fit(interactions(), here, seed=0)
     return model.eval()
 
@@ -108,4 +108,4 @@ def test_the_exported_graph_gives_the_same_scores(tmp_path: Path) -> None:
 @pytest.mark.parametrize("config", [{"dim": 0}, {"alpha": 0.0}, {"regularization": float("nan")}, {"iterations": 0}])
 def test_a_setting_out_of_range_is_refused(config: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=f"{next(iter(config))} must be"):
-        ALSConfig(**config)  # type: ignore[arg-type]
+        ALSConfig(**config)

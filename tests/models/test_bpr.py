@@ -21,7 +21,7 @@ HISTORY = torch.tensor([[0, 0, 3, 7, 1], [5, 5, 9, 2, 20], [0, 0, 0, 0, 0]])
 def made(**config: float) -> BPR:
     """A model with weights far from their beginnings."""
     torch.manual_seed(0)
-    model = BPR(BPRConfig(**{"dim": 8} | config), ITEMS).eval()  # type: ignore[arg-type]
+    model = BPR(BPRConfig(**{"dim": 8} | config), ITEMS).eval()
     with torch.no_grad():
         for weight in (model.item.weight, model.had.weight, model.bias):
             weight[1:] = torch.randn_like(weight[1:])
@@ -96,4 +96,4 @@ def test_the_exported_graph_gives_the_same_scores(tmp_path: Path) -> None:
 @pytest.mark.parametrize("config", [{"dim": 0}, {"alpha": 1.5}, {"negatives": 0}, {"max_length": 0}])
 def test_a_setting_out_of_range_is_refused(config: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=f"{next(iter(config))} must be"):
-        BPRConfig(**config)  # type: ignore[arg-type]
+        BPRConfig(**config)

@@ -35,7 +35,7 @@ def sparse(dense: np.ndarray) -> SparseRows:
 
 
 def fitted(**config: float) -> Content:
-    model = Content(ContentConfig(**config), 5)  # type: ignore[arg-type]
+    model = Content(ContentConfig(**config), 5)
     model.fit(Interactions(Histories.of(HISTORIES), 5, item_features=sparse(FEATURES)), here, seed=0)
     return model.eval()
 
@@ -92,4 +92,4 @@ def test_the_exported_graph_gives_the_same_scores(tmp_path: Path) -> None:
 @pytest.mark.parametrize("config", [{"dim": 0}, {"popularity": -0.1}, {"max_length": 0}])
 def test_a_setting_out_of_range_is_refused(config: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=f"{next(iter(config))} must be"):
-        ContentConfig(**config)  # type: ignore[arg-type]
+        ContentConfig(**config)

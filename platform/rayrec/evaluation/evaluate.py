@@ -87,7 +87,7 @@ def evaluate_here(measure: Measure, each: Each = here) -> Json:
     dataset = open_dataset(measure.storage, *measure.dataset_version)
     sequences = load_view(dataset, measure.view)
     learnt = open_bundle(measure.bundle_storage, measure.bundle).manifest.get("training", {}).get("folds", ())
-    results: Json = {}
+    vectors, results = item_vectors(dataset, measure.view), {}
     for fold in measure.folds:
         # What a model has learnt from says nothing of what it would do with something new.
         if fold in learnt or not (sequences.folds == FUTURE[fold]).any():
@@ -101,7 +101,7 @@ def evaluate_here(measure: Measure, each: Each = here) -> Json:
                 "Set evaluation.exclude_seen to false, or split otherwise."
             )
         results[fold] = {
-            **_summary(measure, ranked, sequences, item_vectors(dataset, measure.view)),
+            **_summary(measure, ranked, sequences, vectors),
             "left_out": len(users) - len(ranked.ranks),
             "slices": _slices(measure, dataset, ranked, sequences),
             "repeated": repeated_events(users),

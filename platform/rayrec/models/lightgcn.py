@@ -185,9 +185,9 @@ class Graph(nn.Module):
     def _states(self) -> list[Tensor]:
         """The nodes' vectors of every layer, from 0."""
         states: list[Tensor] = [self.nodes]
+        propagate: Any = _Propagate.apply
         for _ in range(self.layers):
-            propagated: Any = _Propagate.apply(states[-1], self.offsets, self.columns, self.weights)  # type: ignore[no-untyped-call]
-            states.append(propagated)
+            states.append(propagate(states[-1], self.offsets, self.columns, self.weights))
         return states
 
 

@@ -57,7 +57,8 @@ def train_model(job: TrainJob, run_name: str, on_epoch: Callable[[Metrics], None
     """
     if issubclass(model_class(job.recipe.model.name), Fitted):
         threads = job.recipe.training.threads or int(max(node["Resources"].get("CPU", 0) for node in ray.nodes()))
-        return cast("str", _value(ray.get(ray.remote(num_cpus=threads)(fit_here).remote(job, threads))))
+        # Asked for as one CPU: where something is served, all of a node's would never be free.
+        return cast("str", _value(ray.get(ray.remote(num_cpus=1)(fit_here).remote(job, threads))))
     checkpoints = Checkpoints(job.storage, run_name)
     if not resume:
         checkpoints.clear()

@@ -1,0 +1,65 @@
+"""Promotion: whether a new Release becomes the champion."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from rayrec.artifacts import Storage
+from rayrec.data.dataset import open_dataset
+from rayrec.data.views import load_view
+from rayrec.errors import RayrecError
+from rayrec.evaluation.compare import trained_on_test
+from rayrec.evaluation.evaluate import Measure, evaluate
+from rayrec.inference.release import Release, open_release
+from rayrec.tracking import RegisteredRelease, Tracker
+
+
+def promote_if_not_worse(tracker: Tracker, new: RegisteredRelease, metric: str, mine: float, measure: Measure) -> str:
+    """Promote a Release if there is no champion, or it is not worse on the same test events. Returns what was decided.
+
+    Args:
+        tracker: Where the champion is registered.
+        new: The Release.
+        metric: What decides, such as ``ndcg@10``.
+        mine: Its value on the test fold.
+        measure: What it was measured on, and how.
+    """
+    champion = tracker.champion()
+    if champion is None:
+        tracker.promote(new.version)
+        return f"promoted: {new.name}/{new.version} is the first champion"
+    named = f"the champion {champion.name}/{champion.version}"
+    try:
+        theirs, doubt = _measured(champion, metric, measure)
+    except RayrecError as error:
+        # It cannot be served either, so there is nothing to lose.
+        tracker.promote(new.version)
+        return f"promoted: {named} cannot be read ({error})"
+    compared = f"test {metric} {mine:.4f} against {theirs:.4f} of {named}{doubt}"
+    if mine < theirs:
+        return f"not promoted: {compared}. `rayrec promote {new.name}/{new.version}` does it all the same"
+    tracker.promote(new.version)
+    return f"promoted: {compared}"
+
+
+def _measured(champion: RegisteredRelease, metric: str, measure: Measure) -> tuple[float, str]:
+    """The champion's metric on these test events, measured anew if its own were others; and what to think of it."""
+    storage = Storage.open(champion.storage)
+    release = open_release(storage, champion.digest)
+    dataset, pinned = open_dataset(measure.storage, *measure.dataset_version), release.content["dataset"]
+    tested = release.content["metrics"]["main"]
+    if (pinned["view"], pinned["digest"]) == (measure.view, dataset.digest) and metric in tested:
+        return float(tested[metric]), ""
+    bundle = release.content["models"]["main"]
+    found = evaluate(replace(measure, bundle=bundle, bundle_storage=storage, folds=("test",)))
+    return float(found["test"][metric]), _doubt(release, storage, measure)
+
+
+def _doubt(champion: Release, storage: Storage, measure: Measure) -> str:
+    """What is to be said of a champion that was made from other data: it may know test events."""
+    dataset = open_dataset(measure.storage, *measure.dataset_version)
+    tested = load_view(dataset, measure.view)
+    known = trained_on_test(champion.bundle().manifest, storage, dataset, measure.view, tested)
+    if isinstance(known, str):
+        return f" (whether that was trained on test events is not known: {known.rstrip('.')})"
+    return f" (which was trained on {known:,} of the test events: no fair measure)" if known else ""
