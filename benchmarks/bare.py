@@ -81,10 +81,10 @@ def train_once(view: dict[str, np.ndarray], name: str, architecture: dict[str, A
             best.update(measure(run.model, "test"))
 
     trained = histories.keep(view["folds"] == 0)
-    model.observe(Interactions(trained, model.num_items))
-    feed = feed_for(model, trained, settings)
+    world = World(device=device)
+    feed = feed_for(model, trained, settings, world.part_overhead)
     began = time.perf_counter()
-    run = start(model, settings, World(device=device))
+    run = start(model, Interactions(trained, model.num_items), settings, world)
     progress = train(run, feed, lambda model: measure(model, "validation"), after_epoch)
     seconds = time.perf_counter() - began
     rate = float(np.median([entry["tokens_per_second"] for entry in progress.history]))

@@ -45,11 +45,11 @@ def test_a_user_is_the_sum_of_their_distinct_items_over_a_power_of_their_number(
 def test_the_loss_is_that_of_every_event_against_its_negatives_by_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     model = made(alpha=0.5, negatives=2)
     item, had, bias = arrays(model)
-    drawn = torch.tensor([[4, 6], [4, 3], [8, 9], [1, 1]])
+    drawn = torch.tensor([[4, 6], [4, 3], [4, 6], [8, 9], [1, 1]])
     monkeypatch.setattr(torch, "randint", lambda *_, **__: drawn)
-    inputs, targets = torch.tensor([[0, 3, 7], [2, 5, 9]]), torch.tensor([[0, 7, 1], [0, 9, 2]])
+    inputs, targets = torch.tensor([[3, 7, 0], [2, 5, 9]]), torch.tensor([[7, 1, 0], [5, 9, 2]])
     # What the user had is no negative: 3 of the first, 9 of the second.
-    events = [([3, 1], 7, [4, 6]), ([3, 7], 1, [4]), ([2, 5], 9, [8]), ([5, 9], 2, [1, 1])]
+    events = [([3, 1], 7, [4, 6]), ([3, 7], 1, [4]), ([2, 9], 5, [4, 6]), ([2, 5], 9, [8]), ([5, 9], 2, [1, 1])]
     expected = 0.0
     for others, positive, negatives in events:
         user = had[others].sum(0) / len(others) ** 0.5

@@ -63,7 +63,7 @@ def test_the_loss_is_that_of_the_paper_written_out(monkeypatch: pytest.MonkeyPat
     for (_, event), contexts in near.items():
         expected += np.log1p(np.exp(-context[contexts] @ item[event])).mean()
         expected += 3 * np.log1p(np.exp(context[4] @ item[event]))
-    loss = model(torch.tensor([[3, 7], [0, 9]]), torch.tensor([[7, 1], [0, 2]]))
+    loss = model(torch.tensor([[3, 7], [9, 0]]), torch.tensor([[7, 1], [2, 0]]))
     assert loss.item() == pytest.approx(expected, rel=1e-5)
     assert isinstance(model, GradientTrained)
 

@@ -15,6 +15,7 @@ from torch import nn
 from rayrec.errors import DataError, ModelError
 from rayrec.features.histories import Histories
 from rayrec.models.base import Recommender
+from rayrec.models.interactions import Interactions
 from rayrec.models.optimization import Optimization
 from rayrec.models.sasrec import SASRec, SASRecConfig
 from rayrec.training.checkpoint import load_checkpoint, save_checkpoint, snapshot
@@ -36,17 +37,19 @@ def one_thread() -> Iterator[None]:
 
 
 def settings(**changes: object) -> Optimization:
-    return Optimization(**{"epochs": 4, "batch_size": 4, "learning_rate": 1e-2, "seed": 3, **changes})  # type: ignore[arg-type]
+    return Optimization(
+        **{"epochs": 4, "batch_size": 4, "learning_rate": 1e-2, "random_windows": 0.0, "seed": 3, **changes}
+    )  # type: ignore[arg-type]
 
 
 def begin(chosen: Optimization, dropout: float = 0.2, world: World | None = None) -> Run:
     torch.manual_seed(chosen.seed)
     config = SASRecConfig(dim=8, blocks=1, heads=2, dropout=dropout, max_length=MAX_LENGTH)
-    return start(SASRec(config, ITEMS), chosen, world or World())
+    return start(SASRec(config, ITEMS), Interactions(HISTORIES, ITEMS), chosen, world or World())
 
 
 def feed(chosen: Optimization) -> ResidentFeed:
-    return ResidentFeed(HISTORIES, MAX_LENGTH, chosen.batch_size, chosen.seed)
+    return ResidentFeed(HISTORIES, MAX_LENGTH, chosen, overhead=0)
 
 
 def rising(_model: Recommender) -> Metrics:
@@ -182,7 +185,7 @@ def test_a_gradient_that_is_no_number_is_seen_even_in_the_last_step() -> None:
 def test_nothing_to_learn_from_is_one_message() -> None:
     run = begin(settings())
     with pytest.raises(DataError, match="no user has two training events"):
-        train(run, ResidentFeed(Histories.of([[1], [2]]), MAX_LENGTH, 4, 0), rising, nothing)
+        train(run, ResidentFeed(Histories.of([[1], [2]]), MAX_LENGTH, run.settings, 0), rising, nothing)
 
 
 def test_padding_and_unused_rows_stay_where_they_were() -> None:

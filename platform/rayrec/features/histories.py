@@ -15,6 +15,7 @@ class Histories:
     Attributes:
         offsets: ``[U + 1]`` int64; the events of user u are ``items[offsets[u]:offsets[u + 1]]``.
         items: ``[N]`` int64 item rows (0 is padding and does not occur), oldest first within a user.
+        times: ``[N]`` int64 seconds since the epoch of each event; None where the log has no times.
 
     Example::
 
@@ -25,6 +26,7 @@ class Histories:
 
     offsets: np.ndarray
     items: np.ndarray
+    times: np.ndarray | None = None
 
     @classmethod
     def of(cls, sequences: Iterable[Sequence[int] | np.ndarray]) -> Histories:
@@ -52,14 +54,14 @@ class Histories:
     def keep(self, mask: np.ndarray) -> Histories:
         """The events where ``mask`` (``[N]`` bool) holds; users stay, if need be with none."""
         kept = np.concatenate([[0], np.cumsum(mask)])[self.offsets]
-        return Histories(kept.astype(np.int64), self.items[mask])
+        return Histories(kept.astype(np.int64), self.items[mask], None if self.times is None else self.times[mask])
 
     def of_users(self, users: np.ndarray) -> Histories:
         """Some users (``[B]`` int64) alone, in the order given."""
         lengths = self.lengths[users]
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         places = np.arange(offsets[-1]) + np.repeat(self.offsets[users] - offsets[:-1], lengths)
-        return Histories(offsets, self.items[places])
+        return Histories(offsets, self.items[places], None if self.times is None else self.times[places])
 
     @property
     def owners(self) -> np.ndarray:

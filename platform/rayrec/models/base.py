@@ -87,13 +87,17 @@ def distinct(history: Tensor) -> Tensor:
 
 @runtime_checkable
 class GradientTrained(Protocol):
-    """A model trained by following the gradient of a loss."""
+    """A model trained by following the gradient of an objective of its own.
+
+    Models of sequences take any objective instead: see `rayrec.models.sequence.SequenceModel`.
+    """
 
     def forward(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """Summed loss over what there is to predict.
 
         Args:
-            inputs: From sequences ``[B, L]`` int64 item rows, left-padded with 0; from pairs ``[B]`` int64 user rows.
+            inputs: From sequences ``[B, L]`` int64 item rows, padded with 0 at the end; from pairs ``[B]`` int64 user
+                rows.
             targets: From sequences ``[B, L]`` int64, the item that follows each position, 0 where there is none; from
                 pairs ``[B]`` int64, an item of each user.
 

@@ -82,7 +82,7 @@ class BPR(Recommender):
 
     def forward(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """Summed loss over the targets: each against its negatives, the user being made of the others in the window."""
-        window = distinct(torch.cat([inputs, targets[:, -1:]], 1))  # [B, L + 1], every target among them
+        window = distinct(torch.cat([inputs[:, :1], targets], 1))  # [B, L + 1], every target among them
         vectors, sizes = self.had.lookup(window).sum(1), (window != 0).sum(1)
         kept = targets != 0
         of = kept.nonzero()[:, 0]  # [T], the window of each target

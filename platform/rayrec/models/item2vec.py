@@ -105,7 +105,7 @@ class Item2Vec(Recommender):
 
     def forward(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """Summed loss over the events of the windows: mean over the context of each, and its negatives."""
-        window = torch.cat([inputs, targets[:, -1:]], 1)  # [B, L + 1]
+        window = torch.cat([inputs[:, :1], targets], 1)  # [B, L + 1]
         vectors = self.item.lookup(window)
         near = context_mask(window, self.config.window)  # [B, L + 1, L + 1]
         found = functional.softplus(-vectors @ self.context.lookup(window).transpose(1, 2))

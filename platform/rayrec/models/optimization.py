@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rayrec.models.checks import require
+from rayrec.models.objective import Objective
 
 
 @dataclass(frozen=True)
@@ -16,6 +17,8 @@ class Optimization:
     Attributes:
         epochs: Most passes over the training users.
         batch_size: Users a step, over all workers together.
+        batch_tokens: Instead: targets a step, over all workers together, so that steps weigh and take the same however
+            long histories are. At least the model's ``max_length``.
         learning_rate: Peak learning rate of AdamW.
         weight_decay: Decoupled weight decay of the matrices (not of item vectors, norms and biases).
         warmup: Share of all steps over which the learning rate rises from 0.
@@ -31,6 +34,7 @@ class Optimization:
 
     epochs: int = 100
     batch_size: int = 128
+    batch_tokens: int | None = None
     learning_rate: float = 1e-3
     weight_decay: float = 0.0
     warmup: float = 0.0
@@ -41,10 +45,13 @@ class Optimization:
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     random_windows: float = 0.5
     seed: int = 0
+    objective: Objective = Objective()
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "patience"):
             require(getattr(self, name) >= 1, f"{name} must be at least 1, not {getattr(self, name)}")
+        tokens = self.batch_tokens
+        require(tokens is None or tokens >= 1, f"batch_tokens must be at least 1, not {tokens}")
         for name in ("learning_rate", "clip"):
             require(0 < getattr(self, name) < math.inf, f"{name} must be above 0, not {getattr(self, name)}")
         allowed = 0 <= self.weight_decay < math.inf

@@ -2,25 +2,24 @@
 
 Kang and McAuley, "Self-Attentive Sequential Recommendation", ICDM 2018 (https://arxiv.org/abs/1808.09781).
 
-Differences: the loss is the full softmax over all items at every position instead of binary cross entropy with one
-sampled negative (Klenitskiy and Vasilev, RecSys 2023, https://arxiv.org/abs/2309.07602, show that this is what makes
-SASRec strong); normalisation stands before attention and feed-forward on the residual branch only (pre-norm); GELU
-instead of ReLU, and a feed-forward width that can be set.
+Differences: the objective is the full softmax over all items at every position unless the recipe says otherwise, instead
+of binary cross entropy with one sampled negative (Klenitskiy and Vasilev, RecSys 2023,
+https://arxiv.org/abs/2309.07602, show that this is what makes SASRec strong); normalisation stands before attention and
+feed-forward on the residual branch only (pre-norm); GELU instead of ReLU, and a feed-forward width that can be set;
+attention weights are not dropped, only what is added to the residual stream; positions count from the latest event.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rayrec.models.base import Recommender
 from rayrec.models.checks import require
-from rayrec.models.embedding import EmbeddingTable, ReplicatedTable
+from rayrec.models.embedding import ReplicatedTable
+from rayrec.models.sequence import SequenceModel, attention_mask, until_the_end
 
 LARGEST = 16_384
 """Beyond it a setting is a typing error: attention over so many events takes gigabytes a user."""
@@ -60,29 +59,26 @@ class Attention(nn.Module):
     def __init__(self, config: SASRecConfig) -> None:
         super().__init__()
         self.heads = config.heads
-        self.dropout = config.dropout
         self.query = nn.Linear(config.dim, config.dim)
         self.key_value = nn.Linear(config.dim, 2 * config.dim)
         self.output = nn.Linear(config.dim, config.dim)
 
-    def forward(self, queries: Tensor, states: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, queries: Tensor, states: Tensor, mask: Tensor | None) -> Tensor:
         """Attend.
 
         Args:
             queries: ``[B, Q, D]``.
             states: ``[B, L, D]``, what is attended to.
-            mask: ``[B, 1, Q, L]`` bool, True where a query may look.
+            mask: ``[B, 1, Q, L]`` bool, True where a query may look; None where each looks at what is not after it.
 
         Returns:
             ``[B, Q, D]``.
         """
         key, value = self.key_value(states).chunk(2, dim=-1)
+        query = self._split(self.query(queries))
+        # Without weights dropped and without a mask to read, the kernel keeps to half of the square.
         attended = functional.scaled_dot_product_attention(
-            self._split(self.query(queries)),
-            self._split(key),
-            self._split(value),
-            attn_mask=mask,
-            dropout_p=self.dropout if self.training else 0.0,
+            query, self._split(key), self._split(value), attn_mask=mask, is_causal=mask is None
         )  # [B, H, Q, D / H]
         merged: Tensor = self.output(attended.transpose(1, 2).flatten(2))
         return merged
@@ -106,12 +102,12 @@ class Block(nn.Module):
         )
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, states: Tensor, mask: Tensor, last: int) -> Tensor:
+    def forward(self, states: Tensor, mask: Tensor | None, last: int) -> Tensor:
         """Update the ``last`` positions.
 
         Args:
             states: ``[B, L, D]``.
-            mask: ``[B, 1, L, L]`` bool.
+            mask: As `Attention` takes it.
             last: How many positions, from the end, to compute.
 
         Returns:
@@ -119,12 +115,12 @@ class Block(nn.Module):
         """
         normed = self.attention_norm(states)
         states = states[:, -last:]
-        states = states + self.dropout(self.attention(normed[:, -last:], normed, mask[:, :, -last:]))
+        states = states + self.dropout(self.attention(normed[:, -last:], normed, mask))
         updated: Tensor = states + self.dropout(self.feed_forward(self.feed_forward_norm(states)))
         return updated
 
 
-class SASRec(Recommender):
+class SASRec(SequenceModel):
     """Decoder-only self-attention with learned positions and an output tied to the item table.
 
     Example::
@@ -148,57 +144,25 @@ class SASRec(Recommender):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.blocks))
         self.norm = nn.LayerNorm(config.dim)
 
-    @property
-    def max_length(self) -> int:
-        """How many of the latest events are read."""
-        return int(self.config.max_length)
-
-    def tables(self) -> Mapping[str, EmbeddingTable]:
-        """The item table."""
-        return {"item": self.item}
-
-    def encode(self, history: Tensor, last: int) -> Tensor:
-        """Hidden states of the ``last`` positions.
-
-        Args:
-            history: ``[B, L]`` int64, left-padded with 0, L at most ``max_length``.
-            last: How many positions, from the end, to return.
-
-        Returns:
-            ``[B, last, D]``.
-        """
-        length = history.shape[1]
-        states = self.item.lookup(history) + self.position[:length].flip(0)
-        states = self.dropout(states)
-        mask = attention_mask(history)
-        for block in self.blocks[:-1]:
-            states = block(states, mask, length)
-        states = self.blocks[-1](states, mask, last)
+    def states(self, history: Tensor, times: Tensor | None = None) -> Tensor:
+        """See `SequenceModel.states`."""
+        states = self._embedded(history)
+        for block in self.blocks:
+            states = block(states, None, history.shape[1])
         normed: Tensor = self.norm(states)
         return normed
 
-    def forward(self, history: Tensor, targets: Tensor) -> Tensor:
-        """Summed cross entropy of the next item over all items; see `GradientTrained`."""
-        hidden = self.encode(history, history.shape[1])[targets != 0]  # [T, D]
-        logits = hidden @ self.item.all_rows()[1:].T  # [T, num_items]
-        return functional.cross_entropy(logits.float(), targets[targets != 0] - 1, reduction="sum")
+    def latest(self, history: Tensor, times: Tensor | None = None) -> Tensor:
+        """See `SequenceModel.latest`; of the last block, only the last position is computed."""
+        states, mask = self._embedded(history), attention_mask(history)
+        for block in self.blocks[:-1]:
+            states = block(states, mask, history.shape[1])
+        states = self.blocks[-1](states, mask[:, :, -1:], 1)
+        normed: Tensor = self.norm(states[:, 0])
+        return normed
 
-    def score(self, history: Tensor) -> Tensor:
-        """``[B, L]`` int64 to ``[B, num_items + 1]`` float32, computing the last position only.
-
-        The logits over ``sqrt(dim)``, as attention scales its own products: the order is the same, and scores of order
-        one agree between runtimes and batch sizes in the digits that people compare (docs/decisions.md).
-        """
-        hidden = self.encode(history, 1)[:, 0] / math.sqrt(self.config.dim)  # [B, D]
-        return hidden @ self.item.all_rows().T
-
-
-def attention_mask(history: Tensor) -> Tensor:
-    """``[B, L]`` int64 to ``[B, 1, L, L]`` bool: a position sees the events up to its own.
-
-    A padded position sees itself, so that no row of the softmax is empty (which would be NaN).
-    """
-    length = history.shape[1]
-    causal = torch.ones(length, length, dtype=torch.bool, device=history.device).tril()
-    itself = torch.eye(length, dtype=torch.bool, device=history.device)
-    return ((history != 0).unsqueeze(1) & causal | itself).unsqueeze(1)
+    def _embedded(self, history: Tensor) -> Tensor:
+        """Item and position: ``[B, L]`` int64 to ``[B, L, D]``."""
+        positions = functional.embedding(until_the_end(history), self.position)
+        embedded: Tensor = self.dropout(self.item.lookup(history) + positions)
+        return embedded

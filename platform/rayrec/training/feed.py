@@ -22,10 +22,39 @@ class EpochPlan:
         users: ``[U]`` int64.
         events: ``[U]`` int64; the window of user i ends after this many events. Of a `PairFeed`: the event that is
             learnt, counted over all users.
+        bounds: ``[steps + 1]`` int64; step s takes what is planned from ``bounds[s]`` to ``bounds[s + 1]``.
     """
 
     users: np.ndarray
     events: np.ndarray
+    bounds: np.ndarray
+
+    def of(self, step: int) -> slice:
+        """What a step takes."""
+        return slice(int(self.bounds[step]), int(self.bounds[step + 1]))
+
+
+@dataclass(frozen=True)
+class Part:
+    """Users with histories of like length, or pairs.
+
+    Attributes:
+        inputs: Of sequences ``[b, L]`` int64 item rows, oldest first, padded with 0 at the end; of pairs ``[b]`` int64
+            user rows.
+        targets: Of sequences ``[b, L]`` int64, the item after each position, 0 where there is none; of pairs ``[b]``
+            int64 item rows.
+        times: Of sequences ``[b, L + 1]`` int64 seconds, of each event and the one after it; None where the log has no
+            times, and for pairs.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    times: Tensor | None = None
+
+    def to(self, device: torch.device) -> Part:
+        """The same on a device."""
+        times = None if self.times is None else self.times.to(device, non_blocking=True)
+        return Part(self.inputs.to(device, non_blocking=True), self.targets.to(device, non_blocking=True), times)
 
 
 @dataclass(frozen=True)
@@ -33,14 +62,11 @@ class Batch:
     """One worker's part of a step.
 
     Attributes:
-        inputs: Of sequences ``[b, L]`` int64 item rows, left-padded with 0; of pairs ``[b]`` int64 user rows.
-        targets: Of sequences ``[b, L]`` int64, the item after each position, 0 where there is none; of pairs ``[b]``
-            int64 item rows.
+        parts: At least one, so that a worker without a user still takes part in the exchange of gradients.
         global_targets: Targets of the whole step, over all workers: the divisor of the summed loss.
     """
 
-    inputs: Tensor
-    targets: Tensor
+    parts: tuple[Part, ...]
     global_targets: int
 
 
@@ -58,11 +84,11 @@ class Feed(Protocol):
         """The part of worker ``rank`` in a step of an epoch."""
 
 
-def feed_for(model: Recommender, histories: Histories, settings: Optimization) -> Feed:
-    """The feed that a model learns from, of the training events of every user."""
+def feed_for(model: Recommender, histories: Histories, settings: Optimization, overhead: int) -> Feed:
+    """The feed that a model learns from, of the training events of every user; ``overhead`` as in `like_lengths`."""
     if model.learns_from == "pairs":
         return PairFeed(histories, settings.batch_size, settings.seed)
-    return ResidentFeed(histories, model.max_length, settings.batch_size, settings.seed, settings.random_windows)
+    return ResidentFeed(histories, model.max_length, settings, overhead)
 
 
 class ResidentFeed:
@@ -72,53 +98,100 @@ class ResidentFeed:
     of ``max_length + 1`` events: the latest, or for a share of the users with more events, drawn anew each epoch, one
     that ends at a random event. So what lies further back is learnt from too.
 
+    A batch holds users drawn at random, so many of them (``batch_size``) or as many as have so many targets together
+    (``batch_tokens``). What a worker gets of it is cut into parts of like length, so that hardly any padding is
+    computed, whoever is drawn together.
+
     Args:
         histories: The training events of every user.
         max_length: Longest history of a batch.
-        batch_size: Users a step, over all workers together.
-        seed: Seed of the order and the windows.
-        random_windows: Share of the users with longer histories whose window ends at a random event.
+        settings: ``batch_size``, ``batch_tokens``, ``random_windows`` and ``seed`` are read.
+        overhead: As in `like_lengths`.
     """
 
-    def __init__(
-        self, histories: Histories, max_length: int, batch_size: int, seed: int, random_windows: float = 0.0
-    ) -> None:
+    def __init__(self, histories: Histories, max_length: int, settings: Optimization, overhead: int) -> None:
         self.histories = histories
         self.max_length = max_length
-        self.batch_size = batch_size
-        self.seed = seed
-        self.random_windows = random_windows
+        self.settings = settings
+        self.overhead = overhead
         self.users = np.flatnonzero(histories.lengths >= 2)
+        self._targets = np.minimum(histories.lengths - 1, max_length)  # [U], the same whatever the window
 
     @property
     def steps(self) -> int:
         """Steps an epoch."""
-        return -(-len(self.users) // self.batch_size)
+        tokens = self.settings.batch_tokens
+        if tokens is None:
+            return -(-len(self.users) // self.settings.batch_size)
+        return -(-int(self._targets[self.users].sum()) // max(tokens, self.max_length))
 
     def plan(self, epoch: int) -> EpochPlan:
         """What an epoch goes through."""
-        random = np.random.default_rng([self.seed, epoch])
+        random = np.random.default_rng([self.settings.seed, epoch])
         users = random.permutation(self.users)
         lengths, window = self.histories.lengths[users], self.max_length + 1
-        moved = (lengths > window) & (random.random(len(users)) < self.random_windows)
+        moved = (lengths > window) & (random.random(len(users)) < self.settings.random_windows)
         ends = random.integers(np.minimum(window, lengths), lengths + 1)
-        return EpochPlan(users, np.where(moved, ends, lengths))
+        return EpochPlan(users, np.where(moved, ends, lengths), self._bounds(users))
+
+    def _bounds(self, users: np.ndarray) -> np.ndarray:
+        """``[steps + 1]`` int64: a user is in the step in which their last target falls."""
+        tokens = self.settings.batch_tokens
+        if tokens is None:
+            return np.minimum(np.arange(self.steps + 1) * self.settings.batch_size, len(users))
+        until = np.cumsum(self._targets[users])
+        return np.searchsorted(until, np.arange(self.steps + 1) * max(tokens, self.max_length), side="right")
 
     def batch(self, plan: EpochPlan, step: int, rank: int = 0, world_size: int = 1) -> Batch:
         """The part of worker ``rank`` in a step of an epoch."""
-        chosen = slice(step * self.batch_size, (step + 1) * self.batch_size)
-        targets_each = np.minimum(plan.events[chosen] - 1, self.max_length)
-        mine = slice(rank, None, world_size)
-        users, events = plan.users[chosen][mine], plan.events[chosen][mine]
-        # A worker without a user still has to take part in the exchange of gradients: one row with no target.
-        width = int(targets_each[mine].max()) if len(users) else 1
-        rows = self.histories.until(users, events, width + 1) if len(users) else np.zeros((1, 2), np.int64)
-        history, targets = rows[:, :-1], np.where(rows[:, :-1] != 0, rows[:, 1:], 0)
-        return Batch(
-            torch.from_numpy(np.ascontiguousarray(history)),
-            torch.from_numpy(np.ascontiguousarray(targets)),
-            int(targets_each.sum()),
-        )
+        users, events = plan.users[plan.of(step)], plan.events[plan.of(step)]
+        lengths = self._targets[users]
+        order = np.argsort(-lengths, kind="stable")[rank::world_size]
+        parts = [self._part(users[o], events[o], lengths[o]) for o in like_lengths(lengths, order, self.overhead)]
+        return Batch(tuple(parts) or (_nobody(self.histories.times is not None),), int(lengths.sum()))
+
+    def _part(self, users: np.ndarray, events: np.ndarray, targets: np.ndarray) -> Part:
+        """The windows of some users."""
+        histories, width = self.histories, int(targets.max())
+        steps = np.arange(width + 1)
+        inside = steps <= targets[:, None]
+        places = np.where(inside, (histories.offsets[users] + events - targets - 1)[:, None] + steps, 0)
+        rows = torch.from_numpy(np.where(inside, histories.items[places], 0))
+        times = None
+        if histories.times is not None:
+            times = torch.from_numpy(np.where(inside, histories.times[places], 0))
+        # A user's last event has nothing after it to predict: as input it would be computed for nothing.
+        return Part(torch.where(rows[:, 1:] != 0, rows[:, :-1], 0), rows[:, 1:].contiguous(), times)
+
+
+def like_lengths(lengths: np.ndarray, order: np.ndarray, overhead: int) -> list[np.ndarray]:
+    """Users in parts within which little is padded.
+
+    A part is cut in two where that saves the most padding, as long as it saves more than a further part costs.
+
+    Args:
+        lengths: ``[U]`` int64.
+        order: ``[n]`` int64, places in ``lengths``, the longest first.
+        overhead: What a further part costs, in tokens: next to nothing on a CPU, many on a GPU, which is idle until it
+            has got enough to do.
+
+    Returns:
+        ``order``, in pieces.
+    """
+    if not len(order):
+        return []
+    sorted_lengths = lengths[order]
+    saved = (len(order) - np.arange(len(order))) * (sorted_lengths[0] - sorted_lengths)
+    cut = int(saved.argmax())
+    if saved[cut] <= overhead:
+        return [order]
+    return like_lengths(lengths, order[:cut], overhead) + like_lengths(lengths, order[cut:], overhead)
+
+
+def _nobody(timed: bool) -> Part:
+    """A history without a target."""
+    nothing = torch.zeros(1, 1, dtype=torch.int64)
+    return Part(nothing, nothing, torch.zeros(1, 2, dtype=torch.int64) if timed else None)
 
 
 class PairFeed:
@@ -144,13 +217,12 @@ class PairFeed:
     def plan(self, epoch: int) -> EpochPlan:
         """What an epoch goes through."""
         events = np.random.default_rng([self.seed, epoch]).permutation(len(self.items))
-        return EpochPlan(self.users[events], events)
+        bounds = np.minimum(np.arange(self.steps + 1) * self.batch_size, len(events))
+        return EpochPlan(self.users[events], events, bounds)
 
     def batch(self, plan: EpochPlan, step: int, rank: int = 0, world_size: int = 1) -> Batch:
         """The part of worker ``rank`` in a step of an epoch; it may be empty."""
-        whole = slice(step * self.batch_size, (step + 1) * self.batch_size)
-        users, events = plan.users[whole], plan.events[whole]
+        users, events = plan.users[plan.of(step)], plan.events[plan.of(step)]
         mine = slice(rank, None, world_size)
-        return Batch(
-            torch.from_numpy(np.ascontiguousarray(users[mine])), torch.from_numpy(self.items[events[mine]]), len(users)
-        )
+        pairs = Part(torch.from_numpy(np.ascontiguousarray(users[mine])), torch.from_numpy(self.items[events[mine]]))
+        return Batch((pairs,), len(users))

@@ -21,8 +21,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from rayrec.errors import DataError, ModelError
 from rayrec.models.base import Recommender
+from rayrec.models.interactions import Interactions
 from rayrec.models.optimization import Optimization
-from rayrec.training.feed import Feed
+from rayrec.training.feed import Batch, Feed
+from rayrec.training.learner import Learner, learner
 from rayrec.training.optimizer import build_optimizer, learning_rate
 
 Metrics = dict[str, float]
@@ -54,6 +56,11 @@ class World:
     size: int = 1
     device: torch.device = torch.device("cpu")
 
+    @property
+    def part_overhead(self) -> int:
+        """What a further part of a batch costs on this device, in tokens (see `rayrec.training.feed.like_lengths`)."""
+        return 16_384 if self.device.type == "cuda" else 256
+
     def sum(self, values: list[float]) -> list[float]:
         """``values`` summed over the workers."""
         if self.size == 1:
@@ -68,16 +75,18 @@ class Run:
     """Everything a training run holds; `after_epoch` sees it to write checkpoints and report."""
 
     model: Recommender
+    learner: Learner
     optimizer: torch.optim.Optimizer
     settings: Optimization
     world: World
     progress: Progress
 
 
-def start(model: Recommender, settings: Optimization, world: World) -> Run:
-    """A run that has not begun: the model moved to its device, a fresh optimizer."""
-    model.to(world.device)
-    return Run(model, build_optimizer(model, settings), settings, world, Progress())
+def start(model: Recommender, interactions: Interactions, settings: Optimization, world: World) -> Run:
+    """A run that has not begun: the model has seen the training events and is on its device, the optimizer is fresh."""
+    model.observe(interactions)
+    learning = learner(model, settings.objective, interactions.counts).to(world.device)
+    return Run(model, learning, build_optimizer(model, settings), settings, world, Progress())
 
 
 def train(
@@ -104,7 +113,7 @@ def train(
             "Leave-one-out sets two events of each user aside: it takes users with four or more."
         )
     settings, progress = run.settings, run.progress
-    wrapped = DistributedDataParallel(run.model) if run.world.size > 1 else run.model
+    wrapped = DistributedDataParallel(run.learner) if run.world.size > 1 else run.learner
     while progress.epoch < settings.epochs and progress.epoch - progress.best_epoch < settings.patience:
         began = time.perf_counter()
         loss, tokens, rate = _epoch(run, wrapped, feed)
@@ -134,7 +143,7 @@ def _epoch(run: Run, wrapped: nn.Module, feed: Feed) -> tuple[float, int, float]
         rate = learning_rate(epoch * feed.steps + step, total_steps, run.settings)
         _seed(run.settings.seed, epoch, step, run.world.rank)
         batch = feed.batch(plan, step, run.world.rank, run.world.size)
-        loss_sum += _step(run, wrapped, batch.inputs, batch.targets, batch.global_targets, rate)
+        loss_sum += _step(run, wrapped, batch, rate)
         tokens += batch.global_targets
     (total,) = run.world.sum([float(loss_sum)])
     if not math.isfinite(total):
@@ -145,13 +154,13 @@ def _epoch(run: Run, wrapped: nn.Module, feed: Feed) -> tuple[float, int, float]
     return total / max(1, tokens), tokens, rate
 
 
-def _step(run: Run, wrapped: nn.Module, inputs: Tensor, targets: Tensor, divisor: int, rate: float) -> Tensor:
+def _step(run: Run, wrapped: nn.Module, batch: Batch, rate: float) -> Tensor:
     """Forward, backward, update. Returns this worker's summed loss, detached."""
     device = run.world.device
     with autocast(device, run.settings):
-        loss: Tensor = wrapped(inputs.to(device, non_blocking=True), targets.to(device, non_blocking=True))
+        loss: Tensor = wrapped([part.to(device) for part in batch.parts])
     # DistributedDataParallel averages gradients; times the number of workers, that is their sum.
-    (loss * (run.world.size / max(1, divisor))).backward()
+    (loss * (run.world.size / max(1, batch.global_targets))).backward()
     norm = nn.utils.clip_grad_norm_(run.model.parameters(), run.settings.clip)
     for group in run.optimizer.param_groups:
         group["lr"] = rate

@@ -1,0 +1,76 @@
+"""A model with its objective: one module, so that workers exchange the gradients of both."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from rayrec.errors import ModelError
+from rayrec.models.base import GradientTrained, Recommender
+from rayrec.models.losses import ItemLoss
+from rayrec.models.objective import Objective
+from rayrec.models.sequence import SequenceModel
+from rayrec.training.feed import Part
+
+
+class Learner(nn.Module):
+    """What the training loop calls: the parts of a batch to their summed loss."""
+
+    @abstractmethod
+    def forward(self, parts: Sequence[Part]) -> Tensor:
+        """Summed loss over the targets of the parts, a scalar."""
+
+
+class OwnObjective(Learner):
+    """A model that brings its objective along."""
+
+    def __init__(self, model: Recommender) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, parts: Sequence[Part]) -> Tensor:
+        """See `Learner`."""
+        losses = [cast("GradientTrained", self.model)(part.inputs, part.targets) for part in parts]
+        return torch.stack(losses).sum()
+
+
+class NextItem(Learner):
+    """A model of sequences with any objective."""
+
+    def __init__(self, model: SequenceModel, loss: ItemLoss) -> None:
+        super().__init__()
+        self.model = model
+        self.loss = loss
+
+    def forward(self, parts: Sequence[Part]) -> Tensor:
+        """See `Learner`."""
+        found = [self.model.examples(part.inputs, part.targets, part.times) for part in parts]
+        states, targets = (torch.cat(pieces) for pieces in zip(*found, strict=True))
+        loss: Tensor = self.loss(states, targets, self.model.item, self.model.bias)
+        return loss
+
+
+def learner(model: Recommender, objective: Objective, counts: np.ndarray) -> Learner:
+    """The model with its objective, or with the recipe's if it takes any.
+
+    Args:
+        model: The model.
+        objective: Of the recipe.
+        counts: ``[num_items + 1]`` int64, training events of each item row.
+
+    Raises:
+        ModelError: The model has its own objective, and the recipe asks for another one.
+    """
+    if isinstance(model, SequenceModel):
+        return NextItem(model, ItemLoss(objective, model.num_items, counts))
+    if objective != Objective():
+        raise ModelError(
+            f"training.objective: '{model.kind}' brings its own objective and takes no other. Leave the setting out, or "
+            "choose a model of sequences such as sasrec."
+        )
+    return OwnObjective(model)
