@@ -141,7 +141,7 @@ def test_it_beats_popularity_and_says_the_same_from_its_bundle_and_over_http(
         assert ndcg(model, sequences) > 1.1 * ndcg(popular, sequences)
 
     history = sequences.histories[7][-model.max_length :]
-    expected = TorchRuntime(model)(history[None, :])[0]
+    expected = TorchRuntime(model)({"history": history[None, :]})[0]
     scale = max(1.0, float(np.abs(expected[1:]).max()))
     np.testing.assert_allclose(bundle.scorer().score([history])[0, 1:], expected[1:], atol=1e-5 * scale)
     session = [sequences.item_keys[row - 1] for row in history]

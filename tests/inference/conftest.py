@@ -9,6 +9,7 @@ import torch
 from rayrec.artifacts import Storage
 from rayrec.features.histories import Histories
 from rayrec.inference.bundle import publish_bundle
+from rayrec.inference.inputs import Context
 from rayrec.inference.release import Release, publish_release
 from rayrec.models.interactions import Interactions, here
 from rayrec.models.popularity import Popularity, PopularityConfig
@@ -33,7 +34,7 @@ def published(small_model: SASRec, tmp_path_factory: pytest.TempPathFactory) -> 
     """A storage with a Release: the small model, and popularity."""
     storage = Storage.open(tmp_path_factory.mktemp("published"))
     keys = [f"item {row}" for row in range(1, ITEMS + 1)]
-    golden = [np.array([1, 2, 3]), np.array([30] * 9), np.zeros(0, np.int64)]
+    golden = [(history, Context()) for history in (np.array([1, 2, 3]), np.array([30] * 9), np.zeros(0, np.int64))]
     popular = Popularity(PopularityConfig(), ITEMS)
     popular.fit(Interactions(Histories.of([[3, 3, 5]]), ITEMS), here, seed=0)
     models = {

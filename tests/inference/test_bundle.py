@@ -14,6 +14,7 @@ from rayrec.errors import ModelError
 from rayrec.features.histories import pad
 from rayrec.inference.bundle import MANIFEST, open_bundle, publish_bundle
 from rayrec.inference.export import TOLERANCE, export_onnx, measure_parity
+from rayrec.inference.inputs import Context
 from rayrec.inference.release import Release, open_release, publish_release
 from rayrec.inference.runtime import OnnxRuntime, TorchRuntime
 from rayrec.inference.top_k import top_k
@@ -61,7 +62,7 @@ def test_the_graph_answers_like_torch(published: Published, small_model: SASRec,
     random = np.random.default_rng(length * batch)
     lengths = [length, *random.integers(0, length + 1, batch - 1)]
     history = pad([random.integers(1, 31, n) for n in lengths], 6)
-    expected, found = TorchRuntime(small_model)(history), graph(history)
+    expected, found = TorchRuntime(small_model)({"history": history}), graph({"history": history})
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
     assert (top_k(found[:, 1:], 10)[0] == top_k(expected[:, 1:], 10)[0]).all()
 
@@ -71,7 +72,7 @@ def test_short_models_export_too(tmp_path: Path, max_length: int) -> None:
     model = SASRec(SASRecConfig(dim=4, blocks=1, max_length=max_length), 3)
     export_onnx(model, tmp_path / "model.onnx")
     for length in range(1, max_length + 1):
-        assert measure_parity(model, tmp_path / "model.onnx", np.full((3, length), 2)) < TOLERANCE
+        assert measure_parity(model, tmp_path / "model.onnx", {"history": np.full((3, length), 2)}) < TOLERANCE
 
 
 def test_a_graph_of_another_model_is_refused(published: Published) -> None:
@@ -79,7 +80,7 @@ def test_a_graph_of_another_model_is_refused(published: Published) -> None:
     other = SASRec(SASRecConfig(dim=8, blocks=2, heads=2, max_length=6), 30)
     graph = published[1].bundle().folder / "variants" / "onnx" / "model.onnx"
     with pytest.raises(ModelError, match="differs from torch"):
-        measure_parity(other, graph, np.array([[1, 2]]))
+        measure_parity(other, graph, {"history": np.array([[1, 2]])})
 
 
 # ---- what a bundle holds
@@ -117,7 +118,7 @@ def test_a_bundle_holds_no_pickle(published: Published) -> None:
 def test_the_same_model_gives_the_same_bundle(published: Published, small_model: SASRec) -> None:
     storage, release = published
     keys = [f"item {row}" for row in range(1, 31)]
-    golden = [np.array([1, 2, 3]), np.array([30] * 9), np.zeros(0, np.int64)]
+    golden = [(history, Context()) for history in (np.array([1, 2, 3]), np.array([30] * 9), np.zeros(0, np.int64))]
     again = publish_bundle(storage, "small", small_model, keys, golden, {"view": "v"}, {"best": 0.5})
     assert again == release.content["models"]["main"]
 

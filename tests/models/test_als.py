@@ -102,7 +102,7 @@ def test_the_exported_graph_gives_the_same_scores(tmp_path: Path) -> None:
     model = fitted(alpha=3.0)
     export_onnx(model, tmp_path / "model.onnx")
     for histories in (HISTORY, torch.tensor([[8]])):
-        measure_parity(model, tmp_path / "model.onnx", histories.numpy())
+        measure_parity(model, tmp_path / "model.onnx", {"history": histories.numpy()})
 
 
 @pytest.mark.parametrize("config", [{"dim": 0}, {"alpha": 0.0}, {"regularization": float("nan")}, {"iterations": 0}])

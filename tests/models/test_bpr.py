@@ -90,7 +90,7 @@ def test_who_has_some_of_a_group_gets_the_rest_of_it() -> None:
 def test_the_exported_graph_gives_the_same_scores(tmp_path: Path) -> None:
     export_onnx(made(), tmp_path / "model.onnx")
     for histories in (HISTORY, torch.tensor([[8]])):
-        measure_parity(made(), tmp_path / "model.onnx", histories.numpy())
+        measure_parity(made(), tmp_path / "model.onnx", {"history": histories.numpy()})
 
 
 @pytest.mark.parametrize("config", [{"dim": 0}, {"alpha": 1.5}, {"negatives": 0}, {"max_length": 0}])

@@ -86,7 +86,7 @@ def test_another_model_takes_over_its_weights() -> None:
 
 def test_the_exported_graph_gives_the_same_scores(tmp_path: Path) -> None:
     export_onnx(fitted(), tmp_path / "model.onnx")
-    measure_parity(fitted(), tmp_path / "model.onnx", HISTORY.numpy())
+    measure_parity(fitted(), tmp_path / "model.onnx", {"history": HISTORY.numpy()})
 
 
 @pytest.mark.parametrize("config", [{"dim": 0}, {"popularity": -0.1}, {"max_length": 0}])

@@ -107,7 +107,7 @@ def test_another_model_takes_over_its_weights() -> None:
 def test_the_exported_graph_gives_the_same_scores(tmp_path: Path) -> None:
     export_onnx(made(), tmp_path / "model.onnx")
     for histories in (HISTORY, torch.tensor([[8]])):
-        measure_parity(made(), tmp_path / "model.onnx", histories.numpy())
+        measure_parity(made(), tmp_path / "model.onnx", {"history": histories.numpy()})
 
 
 @pytest.mark.parametrize("config", [{"dim": 0}, {"window": 0}, {"negatives": 0}, {"recent": 101}, {"max_length": 0}])

@@ -120,7 +120,9 @@ def test_two_histories_at_once_get_what_each_gets_alone(name: str) -> None:
 def test_its_graph_answers_as_torch_does(name: str, tmp_path: Path) -> None:
     model = fitted(name)
     export_onnx(model, tmp_path / "model.onnx")
-    assert measure_parity(model, tmp_path / "model.onnx", np.array([[0, 0, 0], [2, 3, 2], [0, 5, 1]])) < 1e-5
+    assert (
+        measure_parity(model, tmp_path / "model.onnx", {"history": np.array([[0, 0, 0], [2, 3, 2], [0, 5, 1]])}) < 1e-5
+    )
 
 
 @pytest.mark.parametrize(

@@ -12,12 +12,15 @@ from rayrec.models.base import Fitted, GradientTrained
 from rayrec.models.interactions import Interactions, here
 from rayrec.models.popularity import Popularity, PopularityConfig
 
-DAY = 86_400_000
+DAY = 24 * 3600
 
 
-def fit(model: Popularity, items: list[int], **columns: list[float]) -> None:
-    given = {name: np.array(values) for name, values in columns.items()}
-    model.fit(Interactions(Histories.of([items]), model.num_items, **given), here, seed=0)
+def fit(
+    model: Popularity, items: list[int], times: list[int] | None = None, weights: list[float] | None = None
+) -> None:
+    given = Histories.grouped(np.array([len(items)]), np.array(items), None if times is None else np.array(times))
+    weighed = None if weights is None else np.array(weights)
+    model.fit(Interactions(given, model.num_items, weighed), here, seed=0)
 
 
 def test_an_items_score_is_its_number_of_events() -> None:
@@ -55,7 +58,7 @@ def test_it_is_fitted_not_trained() -> None:
 
 def test_with_a_half_life_an_old_event_counts_less() -> None:
     model = Popularity(PopularityConfig(half_life=2.0), num_items=2)
-    fit(model, [1, 1, 2], timestamps=[0, 2 * DAY, 4 * DAY])
+    fit(model, [1, 1, 2], times=[0, 2 * DAY, 4 * DAY])
     assert model.score(torch.zeros(1, 1, dtype=torch.int64)).tolist() == [[0, 0.25 + 0.5, 1]]
 
 

@@ -54,7 +54,7 @@ def test_a_known_user_gets_the_models_items_with_titles_and_none_they_had(client
 
     history = engine.histories.history("u1")
     assert history is not None
-    had = {engine.scorer.item_keys[row - 1] for row in history}
+    had = {engine.scorer.item_keys[row - 1] for row in history.items}
     assert (answer["user"], answer["known"], answer["source"]) == ("u1", True, "model")
     assert len(answer["items"]) == 5
     assert not had & set(keys(answer))
@@ -68,7 +68,7 @@ def test_an_answer_is_the_scorers_own(client: TestClient, engine: Engine) -> Non
 
     history = engine.histories.history("u7")
     assert history is not None
-    rows, scores = engine.scorer.top([history], 4, [history])
+    rows, scores = engine.scorer.top([history.items], 4, [history.items])
     assert keys(answer) == [engine.scorer.item_keys[row - 1] for row in rows[0]]
     np.testing.assert_allclose([item["score"] for item in answer["items"]], scores[0], atol=1e-5)
 

@@ -120,7 +120,7 @@ def test_with_a_budget_of_targets_every_user_is_seen_once_and_no_step_is_empty_o
         assert sorted(seen) == np.flatnonzero(given.lengths >= 2).tolist()
         targets = [step[0].global_targets for step in steps]
         assert len(targets) == -(-sum(targets) // 11)
-        assert 0 < min(targets)
+        assert min(targets) > 0
         assert max(targets) <= 11 + MAX_LENGTH - 1
 
 

@@ -45,5 +45,6 @@ def load_histories(dataset: Dataset, item_keys: Sequence[str], event_types: Sequ
     log = ordered(log, dataset.ranks)
     known = to_row[log["item"].to_numpy()]
     lengths = np.bincount(log["user"].to_numpy(), minlength=users.num_rows + 1)[1:]
-    histories = Histories.grouped(lengths, known).keep(known != 0)
+    times = log["timestamp"].to_numpy() // 1000 if dataset.manifest["order"] == "timestamp" else None
+    histories = Histories.grouped(lengths, known, times).keep(known != 0)
     return UserHistories({key: place for place, key in enumerate(users["key"].to_pylist())}, histories)

@@ -15,17 +15,15 @@ from rayrec.models.interactions import Interactions
 def training_interactions(
     dataset: Dataset, view: str, sequences: Sequences, folds: tuple[int, ...] = (TRAIN,)
 ) -> Interactions:
-    """The events that are learnt from, with times and weights where the view has them, and what is known of its items.
+    """The events that are learnt from, with weights where the view has them, and what is known of its items.
 
     Raises:
         DataError: A part of the view is missing or was changed.
     """
     trained = np.isin(sequences.folds, folds)
-    timed = dataset.manifest["order"] == "timestamp"
     return Interactions(
         histories=sequences.histories.keep(trained),
         num_items=len(sequences.item_keys),
-        timestamps=event_column(dataset, view, "timestamps", trained) if timed else None,
         weights=event_column(dataset, view, "weights", trained),
         item_features=item_features(dataset, view),
     )

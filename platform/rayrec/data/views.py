@@ -132,13 +132,16 @@ def load_view(dataset: Dataset, view: str) -> Sequences:
     rows = np.zeros(vocabulary.num_rows + 1, dtype=np.int64)
     rows[item_indexes] = np.arange(1, len(item_indexes) + 1)
     fold = f"fold_{manifest['split']['kind'].replace('-', '_')}"
-    shards = [read_part(dataset.storage, shard, ["user", "items", fold]) for shard in manifest["shards"]]
+    timed = dataset.manifest["order"] == "timestamp"
+    columns = ["user", "items", fold, *(["timestamps"] if timed else [])]
+    shards = [read_part(dataset.storage, shard, columns) for shard in manifest["shards"]]
     table = pa.concat_tables(shards).sort_by("user")
     items = table["items"].combine_chunks()
+    times = table["timestamps"].combine_chunks().flatten().to_numpy() // 1000 if timed else None
     keys = vocabulary["key"].take(pa.array(item_indexes - 1)).to_pylist()
     return Sequences(
         users=table["user"].to_numpy(),
-        histories=Histories.grouped(items.value_lengths().to_numpy(), rows[items.flatten().to_numpy()]),
+        histories=Histories.grouped(items.value_lengths().to_numpy(), rows[items.flatten().to_numpy()], times),
         folds=table[fold].combine_chunks().flatten().to_numpy(),
         item_indexes=item_indexes,
         item_keys=keys,

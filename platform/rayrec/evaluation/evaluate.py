@@ -25,6 +25,7 @@ from rayrec.evaluation.outcomes import write_outcomes
 from rayrec.evaluation.slices import accuracy, by_group, by_history_length, by_popularity
 from rayrec.features.hashing import mix64
 from rayrec.inference.bundle import open_bundle
+from rayrec.inference.inputs import Context, Inputs
 from rayrec.inference.scorer import Scorer
 from rayrec.metrics.beyond_accuracy import coverage, gini, intra_list_diversity, novelty, popularity_bias
 from rayrec.metrics.ranking import parse_metric
@@ -158,9 +159,11 @@ def _aligned(scorer: Scorer, item_keys: Sequence[str]) -> ScoreFunction:
         return scorer.runtime
     rows = np.array([0, *(scorer.rows.get(key, 0) for key in item_keys)], dtype=np.int64)
 
-    def score(history: np.ndarray) -> np.ndarray:
-        scores = scorer.score([known[known != 0] for known in rows[history]])
-        return np.asarray(scores[:, rows])
+    def score(asked: Inputs) -> np.ndarray:
+        known = rows[asked["history"]]
+        times = asked.get("times", np.zeros((len(known), known.shape[1] + 1), np.int64))
+        contexts = [Context(np.append(t[:-1][row != 0], t[-1])) for row, t in zip(known, times, strict=True)]
+        return np.asarray(scorer.score([row[row != 0] for row in known], contexts)[:, rows])
 
     return score
 

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from rayrec.features.histories import Histories
+from rayrec.inference.inputs import Inputs
 from rayrec.inference.top_k import top_k_tensor
 from rayrec.metrics.ranks import rank_targets
 
-ScoreFunction = Callable[[np.ndarray], "np.ndarray | Tensor"]
-"""``[B, L]`` int64 histories, left-padded with 0, to ``[B, V + 1]`` float32 scores, on any device."""
+ScoreFunction = Callable[[Inputs], "np.ndarray | Tensor"]
+"""A batch of requests to ``[B, V + 1]`` float32 scores, on any device."""
 
 LARGEST_BATCH = 256
 SCORES_AT_A_TIME = 1 << 25
@@ -50,6 +51,15 @@ class HeldOut:
         """Some of these users."""
         places = np.arange(len(self))[places]
         return HeldOut(self.past.of_users(places), self.future.of_users(places), self.users[places])
+
+    def asked(self, places: np.ndarray, length: int) -> Inputs:
+        """What some users are asked with: their latest events, at the moment of the first held-out one."""
+        past, everyone = self.past.of_users(places), np.arange(len(places))
+        asked = {"history": past.last(everyone, length)}
+        if past.times is None or self.future.times is None:
+            return asked
+        now = self.future.times[self.future.offsets[places]]
+        return asked | {"times": np.column_stack([past.last_times(everyone, length), now])}
 
     def part(self, rank: int, size: int) -> HeldOut:
         """Every ``size``-th user from ``rank`` on."""
@@ -114,7 +124,7 @@ def rank_users(
     recommended = np.zeros((len(users), top), dtype=np.int64)
     for places in _batches(np.minimum(held_out.past.lengths[users], max_length), num_items + 1):
         past, wanted = (histories.of_users(users[places]) for histories in (held_out.past, targets))
-        scores = torch.as_tensor(score(past.last(np.arange(len(past)), min(max_length, _longest(past)))))
+        scores = torch.as_tensor(score(held_out.asked(users[places], min(max_length, _longest(past)))))
         excluded = _excluded(past, exclude_seen, scores.device)
         padded = torch.from_numpy(_padded(wanted, -1, _longest(wanted))).to(scores.device)
         ranks[places, : padded.shape[1]] = rank_targets(scores, padded, excluded).cpu().numpy()

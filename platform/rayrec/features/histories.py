@@ -36,9 +36,9 @@ class Histories:
         return cls(offsets, np.concatenate([np.empty(0, np.int64), *arrays]))
 
     @classmethod
-    def grouped(cls, lengths: np.ndarray, items: np.ndarray) -> Histories:
-        """From the number of events of each user (``[U]``) and their items one user after the other (``[N]``)."""
-        return cls(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64), items.astype(np.int64))
+    def grouped(cls, lengths: np.ndarray, items: np.ndarray, times: np.ndarray | None = None) -> Histories:
+        """From the number of events of each user (``[U]``) and, one user after the other, items and times (``[N]``)."""
+        return cls(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64), items.astype(np.int64), times)
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -70,15 +70,19 @@ class Histories:
 
     def last(self, users: np.ndarray, length: int) -> np.ndarray:
         """The latest events of ``users``: ``[B, length]`` int64, left-padded with 0."""
-        return self.until(users, self.lengths[users], length)
+        return self._latest(self.items, users, length)
 
-    def until(self, users: np.ndarray, events: np.ndarray, length: int) -> np.ndarray:
-        """The latest of the first ``events[i]`` events of ``users[i]``: ``[B, length]`` int64, left-padded with 0."""
-        positions = (self.offsets[users] + events)[:, None] - np.arange(length, 0, -1)[None, :]
+    def last_times(self, users: np.ndarray, length: int) -> np.ndarray:
+        """When the latest events of ``users`` were: ``[B, length]`` int64 seconds, left-padded with 0."""
+        assert self.times is not None  # noqa: S101 - for the type checker: who asks has looked
+        return self._latest(self.times, users, length)
+
+    def _latest(self, values: np.ndarray, users: np.ndarray, length: int) -> np.ndarray:
+        positions = self.offsets[users + 1][:, None] - np.arange(length, 0, -1)[None, :]
         inside = positions >= self.offsets[users][:, None]
-        if not len(self.items):
+        if not len(values):
             return np.zeros_like(positions)
-        return np.where(inside, self.items[np.where(inside, positions, 0)], 0)
+        return np.where(inside, values[np.where(inside, positions, 0)], 0)
 
 
 def pad(sequences: Sequence[np.ndarray], max_length: int) -> np.ndarray:

@@ -17,7 +17,7 @@ from safetensors.numpy import load_file
 from rayrec import __version__
 from rayrec.artifacts import Json, Storage, open_folder, publish_folder
 from rayrec.errors import ModelError
-from rayrec.features.histories import pad
+from rayrec.inference.inputs import Context, Inputs, inputs
 from rayrec.inference.runtime import OnnxRuntime, Runtime, TorchRuntime
 from rayrec.inference.scorer import Scorer
 from rayrec.inference.top_k import top_k
@@ -27,9 +27,13 @@ if TYPE_CHECKING:
 
 MANIFEST = "model.json"
 SCHEMA = 1
-GOLDEN_HISTORIES = 8
+GOLDEN_REQUESTS = 8
 GOLDEN_ITEMS = 20
 GOLDEN_TOLERANCE = 1e-4
+SIGNATURE = {
+    "history": "int64 [batch, length], left-padded with 0",
+    "times": "int64 [batch, length + 1], seconds of each event and of the request, from any origin",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,10 +101,19 @@ class Bundle:
         histories = [np.array(history, dtype=np.int64) for history in golden["history"].to_pylist()]
         items = np.array(golden["items"].to_pylist(), dtype=np.int64)
         expected = np.array(golden["scores"].to_pylist(), dtype=np.float32)
-        found = scorer.score(histories, candidates=list(items))
+        contexts = [Context(np.array(times, dtype=np.int64)) for times in golden["times"].to_pylist()]
+        found = scorer.score(histories, contexts, candidates=list(items))
         allowed = GOLDEN_TOLERANCE * max(1.0, float(np.abs(expected).max()))
         if not np.abs(found - expected).max() <= allowed:
             raise ModelError(f"{self.path} does not give its golden answers on this machine. Train the model again.")
+
+
+Request = tuple[np.ndarray, Context]
+"""Item rows ``[n]`` int64, oldest first, and what else is known."""
+
+
+def _times(history: np.ndarray, context: Context) -> np.ndarray:
+    return np.zeros(len(history) + 1, np.int64) if context.times is None else context.times
 
 
 def open_bundle(storage: Storage, path: str) -> Bundle:
@@ -121,7 +134,7 @@ def publish_bundle(
     name: str,
     model: Recommender,
     item_keys: Sequence[str],
-    golden_histories: Sequence[np.ndarray],
+    golden: Sequence[Request],
     lineage: Json,
     metrics: Json,
 ) -> str:
@@ -134,12 +147,12 @@ def publish_bundle(
         name: The bundle's folder is ``models/NAME/DIGEST``.
         model: The trained model; it is moved to the CPU.
         item_keys: The key of each item row from 1 on.
-        golden_histories: Histories to remember the answers to; the first `GOLDEN_HISTORIES` are used.
+        golden: Requests to remember the answers to; the first `GOLDEN_REQUESTS` are used.
         lineage: What it was made from: dataset, view, vocabulary and transform digests, parents.
         metrics: What was measured while training.
     """
     model = model.cpu().eval()
-    histories = [np.asarray(h, dtype=np.int64) for h in golden_histories[:GOLDEN_HISTORIES]] or [np.zeros(0, np.int64)]
+    requests = list(golden[:GOLDEN_REQUESTS]) or [(np.zeros(0, np.int64), Context())]
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         save_weights(model, folder, model.transient)
@@ -148,23 +161,23 @@ def publish_bundle(
         variants = {}
         if model.exports:
             graph = folder / "variants" / "onnx" / "model.onnx"
-            variants["onnx"] = _export(model, graph, histories)
+            variants["onnx"] = _export(model, graph, requests)
             runtime = OnnxRuntime(graph)
         else:
             runtime = TorchRuntime(model)
-        _write_golden(folder / "golden.arrow", runtime, histories, model.max_length)
+        _write_golden(folder / "golden.arrow", runtime, requests, model.max_length)
         (folder / "metrics.json").write_text(json.dumps(metrics, indent=1), encoding="utf-8")
         manifest = _manifest(model, lineage) | {"variants": variants}
         return publish_folder(storage, f"models/{name}", folder, manifest, MANIFEST)
 
 
-def _export(model: Recommender, graph: Path, histories: Sequence[np.ndarray]) -> Json:
+def _export(model: Recommender, graph: Path, requests: Sequence[Request]) -> Json:
     """Write the ONNX graph, measured against torch. Returns what the manifest says of it."""
     from rayrec.inference.export import export_onnx, measure_parity
 
     graph.parent.mkdir(parents=True)
     export_onnx(model, graph)
-    parity = measure_parity(model, graph, pad(histories, model.max_length))
+    parity = measure_parity(model, graph, _asked(requests, model.max_length))
     return {"runtime": "onnxruntime", "parity": parity, "bytes": graph.stat().st_size}
 
 
@@ -202,19 +215,24 @@ def _manifest(model: Recommender, lineage: Json) -> Json:
         "config": dataclasses.asdict(model.config),
         "num_items": model.num_items,
         "max_length": model.max_length,
-        "signature": {"history": "int64 [batch, length], left-padded with 0", "scores": "float32 [batch, items + 1]"},
+        "signature": {**{name: SIGNATURE[name] for name in model.reads}, "scores": "float32 [batch, items + 1]"},
         "tasks": ["next-item"],
         **lineage,
     }
 
 
-def _write_golden(target: Path, runtime: Runtime, histories: Sequence[np.ndarray], max_length: int) -> None:
-    """Each history with its best items and their scores."""
-    scores = runtime(pad(histories, max_length)).copy()
+def _asked(requests: Sequence[Request], max_length: int) -> Inputs:
+    return inputs([history for history, _ in requests], [context for _, context in requests], max_length)
+
+
+def _write_golden(target: Path, runtime: Runtime, requests: Sequence[Request], max_length: int) -> None:
+    """Each request with its best items and their scores."""
+    scores = runtime(_asked(requests, max_length)).copy()
     scores[:, 0] = -np.inf
     items, values = top_k(scores, min(GOLDEN_ITEMS, scores.shape[1] - 1))
     columns: dict[str, Any] = {
-        "history": pa.array([h.tolist() for h in histories], pa.list_(pa.int64())),
+        "history": pa.array([history.tolist() for history, _ in requests], pa.list_(pa.int64())),
+        "times": pa.array([_times(*request).tolist() for request in requests], pa.list_(pa.int64())),
         "items": pa.array(items.tolist(), pa.list_(pa.int64())),
         "scores": pa.array(values.tolist(), pa.list_(pa.float32())),
     }

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from rayrec.errors import ModelError
+from rayrec.inference.inputs import Inputs
 from rayrec.inference.runtime import OnnxRuntime, TorchRuntime
 from rayrec.models.base import Recommender
 
@@ -24,41 +25,42 @@ class _ScoreOnly(torch.nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, history: torch.Tensor) -> torch.Tensor:
-        return self.model.score(history)
+    def forward(self, *read: torch.Tensor) -> torch.Tensor:
+        return self.model.score(*read)
 
 
 def export_onnx(model: Recommender, target: Path) -> None:
     """Write the scoring pass of ``model``, the last position only, as ONNX; batch and length stay free."""
     length = min(model.max_length, 8)
-    example = torch.ones(2, length, dtype=torch.int64)
-    dynamic = {0: torch.export.Dim("batch")}
-    if model.max_length > 1:
-        dynamic[1] = torch.export.Dim("length", max=model.max_length)
+    batch, events = torch.export.Dim("batch"), torch.export.Dim("length", max=model.max_length)
+    shapes = {"history": {0: batch, 1: events}, "times": {0: batch, 1: events + 1}}
+    examples = {"history": (2, length), "times": (2, length + 1)}
+    if model.max_length == 1:
+        shapes = {name: {0: batch} for name in shapes}
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
             _ScoreOnly(model).eval().cpu(),
-            (example,),
+            tuple(torch.ones(examples[name], dtype=torch.int64) for name in model.reads),
             dynamo=True,
-            input_names=["history"],
+            input_names=list(model.reads),
             output_names=["scores"],
-            dynamic_shapes={"history": dynamic},
+            dynamic_shapes=(tuple(shapes[name] for name in model.reads),),
             verbose=False,
         )
         assert program is not None  # noqa: S101 - for the type checker: dynamo=True always returns a program
         program.save(str(target), external_data=False)
 
 
-def measure_parity(model: Recommender, graph: Path, histories: np.ndarray) -> float:
+def measure_parity(model: Recommender, graph: Path, asked: Inputs) -> float:
     """Largest absolute difference between the graph's scores and torch's.
 
     Raises:
         ModelError: It is above `TOLERANCE`, in units of the larger of 1 and the largest score.
     """
-    expected = TorchRuntime(model)(histories)[:, 1:]
-    difference = float(np.abs(OnnxRuntime(graph)(histories)[:, 1:] - expected).max())
+    expected = TorchRuntime(model)(asked)[:, 1:]
+    difference = float(np.abs(OnnxRuntime(graph)(asked)[:, 1:] - expected).max())
     if not difference <= TOLERANCE * max(1.0, float(np.abs(expected).max())):
         raise ModelError(
             f"the exported graph of '{model.kind}' differs from torch by {difference:.2e}, more than {TOLERANCE}. "

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from rayrec.inference.inputs import Inputs
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -14,10 +16,10 @@ if TYPE_CHECKING:
 
 
 class Runtime(Protocol):
-    """Scores of all items for padded histories."""
+    """Scores of all items."""
 
-    def __call__(self, history: np.ndarray) -> np.ndarray:
-        """``[B, L]`` int64, left-padded with 0, to ``[B, V + 1]`` float32; column 0 means nothing."""
+    def __call__(self, inputs: Inputs) -> np.ndarray:
+        """A batch of requests to ``[B, V + 1]`` float32; column 0 means nothing."""
 
 
 class OnnxRuntime:
@@ -38,10 +40,11 @@ class OnnxRuntime:
         # Idle threads would spin on cores that other replicas need.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self._session = ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+        self._reads = [read.name for read in self._session.get_inputs()]
 
-    def __call__(self, history: np.ndarray) -> np.ndarray:
+    def __call__(self, inputs: Inputs) -> np.ndarray:
         """See `Runtime`."""
-        scores: np.ndarray = self._session.run(["scores"], {"history": history})[0]
+        scores: np.ndarray = self._session.run(["scores"], {name: inputs[name] for name in self._reads})[0]
         return scores
 
 
@@ -60,15 +63,16 @@ class TorchRuntime:
 
             torch.set_num_threads(threads)
 
-    def __call__(self, history: np.ndarray) -> np.ndarray:
+    def __call__(self, inputs: Inputs) -> np.ndarray:
         """See `Runtime`."""
-        found: np.ndarray = self.on_device(history).cpu().numpy()
+        found: np.ndarray = self.on_device(inputs).cpu().numpy()
         return found
 
-    def on_device(self, history: np.ndarray) -> Tensor:
+    def on_device(self, inputs: Inputs) -> Tensor:
         """The same scores, left where the model is."""
         import torch
 
-        tensors = [*self._model.parameters(), *self._model.buffers()]
+        device = next(iter([*self._model.parameters(), *self._model.buffers()])).device
+        read = {name: torch.from_numpy(inputs[name]).to(device) for name in self._model.reads}
         with torch.inference_mode():
-            return self._model.score(torch.from_numpy(history).to(tensors[0].device)).float()
+            return self._model.score(**read).float()

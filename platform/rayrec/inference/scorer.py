@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
-from rayrec.features.histories import pad
+from rayrec.inference.inputs import Context, inputs
 from rayrec.inference.runtime import Runtime
 from rayrec.inference.top_k import top_k
 
@@ -41,35 +40,45 @@ class Scorer:
         """Rows of the keys the model knows, in order: ``[n]`` int64. Unknown keys are left out."""
         return np.array([self.rows[key] for key in keys if key in self.rows], dtype=np.int64)
 
+    def known(self, keys: Sequence[str]) -> np.ndarray:
+        """Which of the keys the model knows: ``[n]`` bool."""
+        return np.array([key in self.rows for key in keys], dtype=bool)
+
     def score(
         self,
         histories: Sequence[np.ndarray],
-        contexts: Sequence[Mapping[str, Any]] | None = None,
+        contexts: Sequence[Context] | None = None,
         candidates: Sequence[np.ndarray] | None = None,
     ) -> np.ndarray:
         """Scores of items as each history's next one.
 
         Args:
             histories: Item rows of each request, oldest first; may be empty.
-            contexts: Context features of each request. The present models have none and read nothing from it.
+            contexts: What else is known of each request; None where nothing is.
             candidates: Item rows to score for each request, equally many; by default all items.
 
         Returns:
             ``[B, V + 1]`` float32 with minus infinity for padding, or ``[B, C]`` for candidates.
         """
-        scores = self.runtime(pad(histories, self.max_length)).copy()
+        scores = self.runtime(inputs(histories, contexts, self.max_length)).copy()
         scores[:, 0] = -np.inf
         return scores if candidates is None else np.take_along_axis(scores, np.stack(candidates), axis=1)
 
     def top(
-        self, histories: Sequence[np.ndarray], k: int, exclude: Sequence[np.ndarray] | None = None
+        self,
+        histories: Sequence[np.ndarray],
+        k: int,
+        exclude: Sequence[np.ndarray] | None = None,
+        contexts: Sequence[Context] | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """The best ``k`` items of each history, without those in ``exclude`` (item rows of each request).
+
+        Contexts as in `score`.
 
         Returns:
             Item rows ``[B, k]`` int64 and scores ``[B, k]`` float32; row 0 where fewer are left.
         """
-        scores = self.score(histories)
+        scores = self.score(histories, contexts)
         for row, rows in zip(scores, exclude or [], strict=False):
             row[rows] = -np.inf
         return top_k(scores, k)

@@ -62,6 +62,11 @@ class Recommender(nn.Module, ABC):
         """How many of the latest events the model reads."""
         return WHOLE_HISTORY
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The names of what `score` takes, as `rayrec.inference.inputs` describes them."""
+        return ("history",)
+
 
 def had(history: Tensor, num_items: int) -> Tensor:
     """What is in each history, for models that know no order.

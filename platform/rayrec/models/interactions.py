@@ -62,9 +62,8 @@ class Interactions:
     """The training events of a view.
 
     Attributes:
-        histories: What each user did, as item rows, oldest first.
+        histories: What each user did, as item rows, oldest first, and when, where the log has times.
         num_items: Items; their rows run from 1.
-        timestamps: ``[N]`` int64, milliseconds since the epoch of each event; None where the log has no times.
         weights: ``[N]`` float32, how much each event says; None where the recipe declares no weights.
         item_features: A row for every item row (row 0, padding, is empty) of what is declared of it: a column each
             number and each category, numbers as fitted; None where the recipe declares no features of items.
@@ -72,7 +71,6 @@ class Interactions:
 
     histories: Histories
     num_items: int
-    timestamps: np.ndarray | None = None
     weights: np.ndarray | None = None
     item_features: SparseRows | None = None
 

@@ -1,6 +1,6 @@
 from torch import nn
-from torch.nn import functional as F
 from torch.nn import LinearCrossEntropyOptions
+from torch.nn import functional as F
 
 
 class ItemLoss(nn.Module):

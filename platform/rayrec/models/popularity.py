@@ -19,8 +19,8 @@ from rayrec.models.base import Recommender
 from rayrec.models.checks import require
 from rayrec.models.interactions import Each, Interactions, blocks_of
 
-DAY = 86_400_000
-"""In milliseconds."""
+DAY = 24 * 3600
+"""In seconds."""
 BLOCK = 5_000_000
 """Events counted at a time."""
 
@@ -73,7 +73,7 @@ class Popularity(Recommender):
         Raises:
             DataError: A half-life is asked for, and the log has no times.
         """
-        if self.config.half_life and interactions.timestamps is None:
+        if self.config.half_life and interactions.histories.times is None:
             raise DataError(
                 f"model.half_life = {self.config.half_life:g}: the log has no times. Give data.sources a timestamp "
                 "column, or leave half_life out."
@@ -95,7 +95,8 @@ def _count(shared: tuple[Interactions, float | None], block: range) -> np.ndarra
     chosen = slice(block.start, block.stop)
     weights = np.ones(len(block)) if interactions.weights is None else interactions.weights[chosen].astype(np.float64)
     if half_life:
-        assert interactions.timestamps is not None  # noqa: S101 - `fit` has looked
-        age = (interactions.timestamps.max() - interactions.timestamps[chosen]) / DAY
+        times = interactions.histories.times
+        assert times is not None  # noqa: S101 - `fit` has looked
+        age = (times.max() - times[chosen]) / DAY
         weights *= np.exp2(-age / half_life)
     return np.bincount(interactions.histories.items[chosen], weights, minlength=interactions.num_items + 1)

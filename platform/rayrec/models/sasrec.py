@@ -2,11 +2,11 @@
 
 Kang and McAuley, "Self-Attentive Sequential Recommendation", ICDM 2018 (https://arxiv.org/abs/1808.09781).
 
-Differences: the objective is the full softmax over all items at every position unless the recipe says otherwise, instead
-of binary cross entropy with one sampled negative (Klenitskiy and Vasilev, RecSys 2023,
-https://arxiv.org/abs/2309.07602, show that this is what makes SASRec strong); normalisation stands before attention and
-feed-forward on the residual branch only (pre-norm); GELU instead of ReLU, and a feed-forward width that can be set;
-attention weights are not dropped, only what is added to the residual stream; positions count from the latest event.
+Differences: the objective is the full softmax over all items at every position unless the recipe says otherwise, not
+binary cross entropy with one sampled negative (Klenitskiy and Vasilev, RecSys 2023, https://arxiv.org/abs/2309.07602,
+show that this is what makes SASRec strong); normalisation stands before attention and feed-forward on the residual
+branch only (pre-norm); GELU instead of ReLU, and a feed-forward width that can be set; attention weights are not
+dropped, only what is added to the residual stream; positions count from the latest event.
 """
 
 from __future__ import annotations

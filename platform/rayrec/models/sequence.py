@@ -42,6 +42,11 @@ class SequenceModel(Recommender):
         """The item table."""
         return {"item": self.item}
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The history, and times if they matter."""
+        return ("history", "times") if self.timed else ("history",)
+
     @abstractmethod
     def states(self, history: Tensor, times: Tensor | None = None) -> Tensor:
         """The state after each event, while training.

@@ -89,7 +89,7 @@ def _add_recommendations(app: FastAPI, backend: Backend) -> None:
     async def session(request: Request, body: Session) -> Response:
         """Items for somebody without an account, from what the session has seen so far."""
         engine = _live(backend)
-        answer = await backend.answer(engine, engine.session_query(body.items, body.n, body.offset))
+        answer = await backend.answer(engine, engine.session_query(body.items, body.n, body.offset, body.times))
         return _reply(request, engine, **_recommended(answer))
 
 

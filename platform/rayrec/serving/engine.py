@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ from rayrec.artifacts import Storage
 from rayrec.data.dataset import open_dataset
 from rayrec.data.event_log import load_histories
 from rayrec.errors import RayrecError
+from rayrec.inference.inputs import Context
 from rayrec.inference.release import Release, open_release
 from rayrec.inference.scorer import Scorer
 from rayrec.serving.state import Catalog, DatasetCatalog, DatasetHistories, HistoryStore, Item
@@ -33,12 +35,14 @@ class Query:
         count: How many items.
         offset: How many of the best to pass over.
         exclude: Item rows not to recommend: ``[m]`` int64.
+        context: What else is known.
     """
 
     history: np.ndarray
     count: int
     offset: int
     exclude: np.ndarray
+    context: Context
 
 
 @dataclass(frozen=True)
@@ -100,12 +104,24 @@ class Engine:
         history = self.histories.history(user)
         if history is None:
             return None
-        return Query(history, count, offset, history if self._exclude_seen else history[:0])
+        return self._query(history.items, history.times, count, offset)
 
-    def session_query(self, items: Sequence[str], count: int, offset: int) -> Query:
-        """What to ask for a session, given as item keys; keys the model does not know are passed over."""
-        history = self.scorer.rows_of(items)
-        return Query(history, count, offset, history if self._exclude_seen else history[:0])
+    def session_query(self, items: Sequence[str], count: int, offset: int, times: Sequence[int] | None = None) -> Query:
+        """What to ask for a session, given as item keys; keys the model does not know are passed over.
+
+        Args:
+            items: Oldest first.
+            count: How many items to recommend.
+            offset: How many of the best to pass over.
+            times: Seconds since the epoch of each of ``items``; None where they are not known.
+        """
+        known = self.scorer.known(items)
+        rows = self.scorer.rows_of(items)
+        return self._query(rows, None if times is None else np.asarray(times, np.int64)[known], count, offset)
+
+    def _query(self, rows: np.ndarray, times: np.ndarray | None, count: int, offset: int) -> Query:
+        context = Context() if times is None else Context(np.append(times, int(time.time())))
+        return Query(rows, count, offset, rows if self._exclude_seen else rows[:0], context)
 
     def answer(self, queries: Sequence[Query]) -> list[Answer]:
         """Answer several requests in one pass of each model."""
@@ -116,7 +132,8 @@ class Engine:
                 continue
             chosen = [queries[place] for place in places]
             depth = max(query.offset + query.count for query in chosen)
-            rows, scores = scorer.top([q.history for q in chosen], depth, [q.exclude for q in chosen])
+            histories, excluded = [query.history for query in chosen], [query.exclude for query in chosen]
+            rows, scores = scorer.top(histories, depth, excluded, [query.context for query in chosen])
             for place, query, found, values in zip(places, chosen, rows, scores, strict=True):
                 end = query.offset + query.count
                 items = self._items(scorer, found[query.offset : end], values[query.offset : end])
@@ -135,7 +152,7 @@ class Engine:
         if found is not None:
             return Answer(self._items(self.scorer, *found), MODEL)
         exclude = self.popular.rows_of([key])
-        return self.answer([Query(exclude[:0], count, 0, exclude)])[0]
+        return self.answer([Query(exclude[:0], count, 0, exclude, Context())])[0]
 
     def _nearest(self, row: int, count: int) -> tuple[np.ndarray, np.ndarray]:
         """Items nearest by their vectors; of a model without any, what it recommends to who had just this one."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 MAX_COUNT = 1000
 MAX_OFFSET = 10_000
 MAX_SESSION = 1000
+Time = Annotated[int, Field(ge=0, lt=1 << 40)]
 
 
 class ItemView(BaseModel):
@@ -61,8 +64,19 @@ class Session(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     items: list[str] = Field(max_length=MAX_SESSION, description="Keys of the items, oldest first.")
+    times: list[Time] | None = Field(
+        None,
+        max_length=MAX_SESSION,
+        description="Seconds since the epoch of each item, for models that read times; by default all at this moment.",
+    )
     n: int = Field(10, ge=1, le=MAX_COUNT, description="How many items to recommend.")
     offset: int = Field(0, ge=0, le=MAX_OFFSET, description="How many of the best to pass over.")
+
+    @model_validator(mode="after")
+    def _a_time_each(self) -> Session:
+        if self.times is not None and len(self.times) != len(self.items):
+            raise ValueError(f"times ({len(self.times)}) must be as many as items ({len(self.items)})")
+        return self
 
 
 class ErrorDetail(BaseModel):

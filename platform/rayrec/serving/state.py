@@ -15,11 +15,24 @@ from rayrec.data.dataset import Dataset
 from rayrec.data.event_log import UserHistories
 
 
+@dataclass(frozen=True)
+class History:
+    """What a user did, oldest first.
+
+    Attributes:
+        items: ``[n]`` int64 item rows.
+        times: ``[n]`` int64 seconds since the epoch; None where the log has no times.
+    """
+
+    items: np.ndarray
+    times: np.ndarray | None
+
+
 class HistoryStore(Protocol):
     """The events of users, as item rows of the model that is served."""
 
-    def history(self, user: str) -> np.ndarray | None:
-        """All item rows of a user, oldest first: ``[n]`` int64. None for a user nobody has seen."""
+    def history(self, user: str) -> History | None:
+        """All events of a user, oldest first. None for a user nobody has seen."""
 
 
 @dataclass(frozen=True)
@@ -44,10 +57,13 @@ class DatasetHistories:
 
     users: UserHistories
 
-    def history(self, user: str) -> np.ndarray | None:
+    def history(self, user: str) -> History | None:
         """See `HistoryStore`."""
-        place = self.users.users.get(user)
-        return None if place is None else self.users.histories[place]
+        place, histories = self.users.users.get(user), self.users.histories
+        if place is None:
+            return None
+        events = slice(int(histories.offsets[place]), int(histories.offsets[place + 1]))
+        return History(histories.items[events], None if histories.times is None else histories.times[events])
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,9 @@ from rayrec.data.dataset import Dataset, open_dataset
 from rayrec.data.interactions import training_interactions
 from rayrec.data.splits import FOLDS, TRAIN
 from rayrec.data.views import Sequences, load_view, open_view
+from rayrec.features.histories import Histories
 from rayrec.inference.bundle import publish_bundle
+from rayrec.inference.inputs import Context
 from rayrec.models.base import Recommender
 from rayrec.models.interactions import Interactions
 from rayrec.recipe import Recipe
@@ -51,7 +53,8 @@ def publish(job: TrainJob, model: Recommender, sequences: Sequences, dataset: Da
     """Publish a trained model with where it comes from. Returns the bundle's path."""
     histories = sequences.fold(TRAIN)
     longest = np.argsort(-histories.lengths, kind="stable")
-    golden = [histories[user] for user in [*longest[:4], *longest[len(longest) // 2 :][:3]]]
+    golden = [_request(histories, user) for user in [*longest[:4], *longest[len(longest) // 2 :][:3]]]
+    golden.append((np.zeros(0, np.int64), Context()))
     lineage = {
         "dataset": {"name": dataset.name, "manifest": dataset.number, "digest": dataset.digest},
         "view": job.view,
@@ -61,10 +64,24 @@ def publish(job: TrainJob, model: Recommender, sequences: Sequences, dataset: Da
         "parents": [],
     }
     return publish_bundle(
-        job.storage, job.bundle_name, model, sequences.item_keys, [*golden, np.zeros(0, np.int64)], lineage, metrics
+        job.storage,
+        job.bundle_name,
+        model,
+        sequences.item_keys,
+        golden,
+        lineage,
+        metrics,
     )
 
 
 def interactions(job: TrainJob, sequences: Sequences) -> Interactions:
     """The training events of the view, with what is declared of them and of the items."""
     return training_interactions(open_dataset(job.storage, *job.dataset_version), job.view, sequences, job.folds)
+
+
+def _request(histories: Histories, user: int) -> tuple[np.ndarray, Context]:
+    """A user's history, asked at the moment of its last event, from which times are counted."""
+    if histories.times is None:
+        return histories[user], Context()
+    times = histories.times[histories.offsets[user] : histories.offsets[user + 1]]
+    return histories[user], Context(np.append(times, times[-1:]) - times[-1:])

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from rayrec.errors import ModelError
-from rayrec.models.base import GradientTrained, Recommender
+from rayrec.models.base import Recommender
 from rayrec.models.losses import ItemLoss
 from rayrec.models.objective import Objective
 from rayrec.models.sequence import SequenceModel
@@ -27,7 +26,7 @@ class Learner(nn.Module):
 
 
 class OwnObjective(Learner):
-    """A model that brings its objective along."""
+    """A model that brings its objective along: a `GradientTrained`."""
 
     def __init__(self, model: Recommender) -> None:
         super().__init__()
@@ -35,7 +34,7 @@ class OwnObjective(Learner):
 
     def forward(self, parts: Sequence[Part]) -> Tensor:
         """See `Learner`."""
-        losses = [cast("GradientTrained", self.model)(part.inputs, part.targets) for part in parts]
+        losses: list[Tensor] = [self.model(part.inputs, part.targets) for part in parts]
         return torch.stack(losses).sum()
 
 
@@ -70,7 +69,7 @@ def learner(model: Recommender, objective: Objective, counts: np.ndarray) -> Lea
         return NextItem(model, ItemLoss(objective, model.num_items, counts))
     if objective != Objective():
         raise ModelError(
-            f"training.objective: '{model.kind}' brings its own objective and takes no other. Leave the setting out, or "
-            "choose a model of sequences such as sasrec."
+            f"training.objective: '{model.kind}' brings its own objective and takes no other. "
+            "Leave the setting out, or choose a model of sequences such as sasrec."
         )
     return OwnObjective(model)
