@@ -78,7 +78,7 @@ def train_once(view: dict[str, np.ndarray], name: str, architecture: dict[str, A
 
     def after_epoch(run: Run) -> None:
         if run.progress.best_epoch == run.progress.epoch:
-            best.update(measure(run.model, "test"))
+            best.update(measure(run.judged, "test"))
 
     trained = histories.keep(view["folds"] == 0)
     world = World(device=device)

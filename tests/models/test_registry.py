@@ -41,6 +41,13 @@ def test_an_unknown_name_is_answered_with_the_nearest(name: Any) -> None:
         ({"clip": 0.0}, "clip must be above 0"),
         ({"weight_decay": float("nan")}, "weight_decay must not be negative"),
         ({"warmup": 1.5}, "between 0 and 1, not 1.5"),
+        ({"betas": (0.9, 1.0)}, "betas are two numbers, each at least 0 and below 1"),
+        ({"betas": (0.9,)}, "betas are two numbers"),
+        ({"table_learning_rate": 0.0}, "table_learning_rate must be above 0"),
+        ({"averaging": 1.0}, "averaging must be at least 0 and below 1, not 1.0"),
+        ({"momentum": 0.5}, "momentum is set, but the optimizer is adamw, which has none"),
+        ({"optimizer": "sgd", "betas": (0.5, 0.9)}, "betas is set, but the optimizer is sgd"),
+        ({"decay": "inverse-sqrt"}, "set warmup above 0"),
         ({"seed": -1}, "seed must not be negative"),
     ],
 )

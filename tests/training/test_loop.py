@@ -17,9 +17,11 @@ from rayrec.features.histories import Histories
 from rayrec.models.base import Recommender
 from rayrec.models.interactions import Interactions
 from rayrec.models.optimization import Optimization
+from rayrec.models.registry import model_class
 from rayrec.models.sasrec import SASRec, SASRecConfig
+from rayrec.training.averaging import Average
 from rayrec.training.checkpoint import load_checkpoint, save_checkpoint, snapshot
-from rayrec.training.feed import ResidentFeed
+from rayrec.training.feed import ResidentFeed, feed_for
 from rayrec.training.loop import Metrics, Run, World, start, train
 from rayrec.training.optimizer import build_optimizer, learning_rate
 
@@ -97,9 +99,22 @@ def test_the_same_seed_gives_the_same_model_bit_for_bit() -> None:
     assert losses(one) != losses(trained(settings(seed=4)))
 
 
-@pytest.mark.parametrize("done", [1, 3])
-def test_a_run_taken_up_from_its_checkpoint_goes_on_as_if_it_had_not_stopped(done: int, tmp_path: Path) -> None:
-    chosen = settings(warmup=0.3, decay="cosine", weight_decay=0.1)
+@pytest.mark.parametrize(
+    ("done", "changes"),
+    [
+        (1, {}),
+        (3, {"table_optimizer": "row-wise-adagrad", "table_learning_rate": 0.1}),
+        (3, {"averaging": 0.9}),
+        (1, {"optimizer": "adam", "table_weight_decay": 0.1}),
+        (1, {"optimizer": "adagrad", "decay": "inverse-sqrt"}),
+        (1, {"optimizer": "sgd", "decay": "linear"}),
+        (1, {"optimizer": "sgd", "momentum": 0.0}),
+    ],
+)
+def test_a_run_taken_up_from_its_checkpoint_goes_on_as_if_it_had_not_stopped(
+    done: int, changes: dict[str, object], tmp_path: Path
+) -> None:
+    chosen = settings(**{"warmup": 0.3, "decay": "cosine", "weight_decay": 0.1, **changes})
     whole = begin(chosen)
 
     def keep(run: Run) -> None:
@@ -113,9 +128,10 @@ def test_a_run_taken_up_from_its_checkpoint_goes_on_as_if_it_had_not_stopped(don
     train(taken_up, feed(chosen), following([1, 2, 3, 4][done:]), nothing)
     assert losses(taken_up) == losses(whole)
     assert_same(taken_up.model, whole.model)
-    mine, theirs = (run.optimizer.state_dict()["state"] for run in (taken_up, whole))
+    assert_same(taken_up.judged, whole.judged)
+    mine, theirs = (run.optimizer.state_dict() for run in (taken_up, whole))
     assert mine.keys() == theirs.keys()
-    assert all(torch.equal(mine[p][key], theirs[p][key]) for p in theirs for key in theirs[p])
+    assert all(torch.equal(mine[key], theirs[key]) for key in theirs)
 
 
 def test_a_finished_run_taken_up_trains_no_further(tmp_path: Path) -> None:
@@ -143,8 +159,18 @@ def test_a_checkpoint_holds_no_pickle(tmp_path: Path) -> None:
 # ---- what is computed
 
 
-def test_the_loss_falls() -> None:
-    curve = losses(trained(settings(epochs=25)))
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"optimizer": "adam"},
+        {"optimizer": "adagrad", "learning_rate": 0.1},
+        {"optimizer": "sgd", "learning_rate": 0.3},
+        {"table_optimizer": "row-wise-adagrad", "table_learning_rate": 0.1},
+    ],
+)
+def test_the_loss_falls(changes: dict[str, object]) -> None:
+    curve = losses(trained(settings(epochs=25, **changes)))
     assert curve[-1] < 0.5 * curve[0]
     assert curve[0] == pytest.approx(math.log(ITEMS), rel=0.3)
 
@@ -198,12 +224,80 @@ def test_padding_and_unused_rows_stay_where_they_were() -> None:
     assert (after[1:] != before[1:]).any()
 
 
-def test_vectors_and_tables_are_not_decayed() -> None:
-    run = begin(settings(weight_decay=0.5))
-    decayed, others = build_optimizer(run.model, run.settings).param_groups
-    assert (decayed["weight_decay"], others["weight_decay"]) == (0.5, 0.0)
-    assert all(p.ndim > 1 and p is not run.model.item.weight for p in decayed["params"])
-    assert len(decayed["params"]) + len(others["params"]) == len(list(run.model.parameters()))
+@pytest.mark.parametrize("table_optimizer", ["same", "row-wise-adagrad"])
+def test_matrices_and_tables_are_decayed_each_by_its_own_setting_and_vectors_are_not(table_optimizer: str) -> None:
+    chosen = settings(weight_decay=0.5, table_weight_decay=0.1, table_optimizer=table_optimizer)
+    run = begin(chosen)
+    matrices, vectors, tables = build_optimizer(run.model, chosen).param_groups
+    assert [group["weight_decay"] for group in (matrices, vectors, tables)] == [0.5, 0.0, 0.1]
+    assert all(p.ndim == 2 for p in matrices["params"])
+    assert all(p.ndim == 1 for p in vectors["params"])
+    assert tables["params"] == list(run.model.item.parameters())
+    assert sum(len(group["params"]) for group in (matrices, vectors, tables)) == len(list(run.model.parameters()))
+
+
+def test_tables_learn_at_their_own_rate() -> None:
+    run = begin(settings(epochs=1, table_learning_rate=3e-2, warmup=0.5, decay="cosine"))
+    train(run, feed(run.settings), rising, nothing)
+    rate = run.progress.history[0]["learning_rate"]
+    assert [group["lr"] for group in run.optimizer.param_groups] == pytest.approx([rate, rate, 3 * rate])
+
+
+@pytest.mark.parametrize("name", ["item2vec", "bpr", "lightgcn"])
+def test_row_wise_adagrad_trains_the_tables_of_every_model(name: str) -> None:
+    """And those of models that have nothing else."""
+    found = model_class(name)
+    chosen = settings(epochs=10, table_optimizer="row-wise-adagrad", learning_rate=0.1)
+    torch.manual_seed(0)
+    model = found(found.Config(dim=4), ITEMS)
+    model.observe(Interactions(HISTORIES, ITEMS))
+    run = start(model, chosen, World())
+    train(run, feed_for(model, HISTORIES, chosen), rising, nothing)
+    assert losses(run)[-1] < losses(run)[0]
+
+
+# ---- averaged weights
+
+
+def test_the_average_follows_the_weights_closely_at_first_then_by_its_decay() -> None:
+    model = begin(settings()).model
+    average, by_hand = Average(model, 0.5), snapshot(model)["position"]
+    for step, decay in enumerate([1 / 10, 2 / 11, 3 / 12, 4 / 13, 5 / 14, 6 / 15, 7 / 16, 8 / 17, 0.5, 0.5]):
+        with torch.no_grad():
+            model.position.add_(torch.randn_like(model.position))
+        average.update(step)
+        by_hand = decay * by_hand + (1 - decay) * model.position.detach()
+        torch.testing.assert_close(average.model.position, by_hand)
+
+
+def test_the_averaged_weights_are_validated_and_kept_while_training_goes_on_from_the_others() -> None:
+    plain, run = begin(settings()), begin(settings(averaging=0.9))
+    validated: list[nn.Module] = []
+
+    def validate(model: Recommender) -> Metrics:
+        assert not model.training
+        validated.append(model)
+        return rising(model)
+
+    train(plain, feed(plain.settings), rising, nothing)
+    train(run, feed(run.settings), validate, nothing)
+    assert run.average is not None
+    assert all(model is run.judged is run.average.model for model in validated)
+    assert_same(run.model, plain.model)
+    assert (run.judged.item.weight != run.model.item.weight).any()
+
+
+def test_what_is_not_learnt_is_not_averaged() -> None:
+    model = model_class("lightgcn")(model_class("lightgcn").Config(dim=4), ITEMS)
+    model.observe(Interactions(HISTORIES, ITEMS))
+    run = start(model, settings(averaging=0.9, learning_rate=0.1), World())
+    train(run, feed_for(model, HISTORIES, run.settings), rising, nothing)
+    assert run.judged.get_buffer("prior") is model.prior
+    history = torch.tensor([[1, 2]])
+    before = run.judged.score(history)
+    # What answers are made of is computed from the averaged vectors, as it is when they are published.
+    model.load_state_dict(snapshot(run.judged))
+    torch.testing.assert_close(model.eval().score(history), before)
 
 
 # ---- the learning rate
@@ -223,10 +317,25 @@ def test_the_learning_rate_rises_then_falls_to_a_tenth() -> None:
     assert rates[100] == pytest.approx(0.1)
 
 
+def test_the_learning_rate_falls_along_a_line_to_nothing() -> None:
+    chosen = settings(warmup=0.2, decay="linear", learning_rate=1.0)
+    rates = [learning_rate(step, 10, chosen) for step in range(11)]
+    assert rates == pytest.approx([0.5, 1.0, 1.0, *(n / 8 for n in range(7, -1, -1))])
+
+
+def test_the_learning_rate_halves_when_four_times_the_warmup_is_done() -> None:
+    chosen = settings(warmup=0.1, decay="inverse-sqrt", learning_rate=1.0)
+    rates = [learning_rate(step, 100, chosen) for step in range(100)]
+    assert (rates[9], rates[39], rates[89]) == pytest.approx((1.0, 1 / 2, 1 / 3))
+    # The end is not in it, so that a longer run begins in the same way.
+    assert rates == [learning_rate(step, 200, settings(**{**vars(chosen), "warmup": 0.05})) for step in range(100)]
+
+
+@pytest.mark.parametrize("decay", ["cosine", "linear", "inverse-sqrt"])
 @pytest.mark.parametrize("steps", [1, 2, 3])
-def test_a_schedule_of_few_steps_is_finite(steps: int) -> None:
-    for warmup in (0.0, 0.5, 1.0):
-        rates = [learning_rate(step, steps, settings(warmup=warmup, decay="cosine")) for step in range(steps)]
+def test_a_schedule_of_few_steps_is_finite(steps: int, decay: str) -> None:
+    for warmup in (0.01, 0.5, 1.0):
+        rates = [learning_rate(step, steps, settings(warmup=warmup, decay=decay)) for step in range(steps)]
         assert all(0 < rate <= 1e-2 for rate in rates)
 
 
@@ -238,9 +347,13 @@ def _one_of_two(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     store = torch.distributed.FileStore(f"{folder}/store", 2)
     torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=2)
-    chosen = settings(epochs=3)
+    chosen = settings(epochs=3, averaging=0.9)
     run = begin(chosen, dropout=0.0, world=World(rank, 2))
     train(run, feed(chosen), following([1, 2, 3]), nothing)
+    assert run.average is not None
+    averages = [torch.zeros_like(run.average.model.position) for _ in range(2)]
+    torch.distributed.all_gather(averages, run.average.model.position.detach())
+    assert torch.equal(*averages), "every worker keeps the same average"
     if rank == 0:
         Path(folder, "losses.json").write_text(json.dumps(losses(run)))
         save_checkpoint(run, snapshot(run.model), Path(folder, "checkpoint"))
@@ -248,7 +361,7 @@ def _one_of_two(rank: int, folder: str) -> None:
 
 
 def test_two_processes_compute_what_one_does(tmp_path: Path) -> None:
-    chosen = settings(epochs=3)
+    chosen = settings(epochs=3, averaging=0.9)
     alone = begin(chosen, dropout=0.0)
     train(alone, feed(chosen), following([1, 2, 3]), nothing)
     torch.multiprocessing.spawn(_one_of_two, (str(tmp_path),), nprocs=2)
@@ -258,5 +371,5 @@ def test_two_processes_compute_what_one_does(tmp_path: Path) -> None:
     # Scores, not weights: attention's key bias has no effect and no gradient but rounding, which Adam scales up.
     history = torch.from_numpy(HISTORIES.last(np.arange(len(HISTORIES)), MAX_LENGTH))
     with torch.inference_mode():
-        expected, found = (run.model.eval().score(history)[:, 1:] for run in (alone, together))
+        expected, found = (run.judged.eval().score(history)[:, 1:] for run in (alone, together))
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from rayrec.artifacts import Storage
 from rayrec.data.prepare import prepare
@@ -17,7 +18,7 @@ from rayrec.evaluation.evaluate import Measure, evaluate_here
 from rayrec.inference.bundle import open_bundle
 from rayrec.recipe import Recipe
 from rayrec.recipe_files import parse_recipe
-from rayrec.training.checkpoint import Checkpoints, State
+from rayrec.training.checkpoint import Checkpoints, State, snapshot
 from rayrec.training.job import TrainJob
 from rayrec.training.loop import Run
 from rayrec.training.train import train_model
@@ -80,6 +81,23 @@ def test_a_model_trained_here_learns_and_answers(
 
 def test_equal_training_gives_an_equal_bundle(job: TrainJob) -> None:
     assert train_model(job, "one", lambda _: None) == train_model(job, "two", lambda _: None)
+
+
+def test_with_averaging_the_averaged_weights_of_the_best_epoch_are_published(job: TrainJob) -> None:
+    kept: list[State] = []
+
+    def saved(checkpoints: Checkpoints, run: Run, best: State) -> None:
+        save(checkpoints, run, best)
+        assert run.average is not None
+        if run.progress.best_epoch == run.progress.epoch:
+            kept.append(snapshot(run.average.model))
+
+    save = Checkpoints.save
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Checkpoints, "save", saved)
+        path = train_model(changed(job, averaging=0.9), "averaged", lambda _: None)
+    published = open_bundle(job.storage, path).model().state_dict()
+    assert all(torch.equal(tensor, published[name]) for name, tensor in kept[-1].items())
 
 
 def test_popularity_is_fitted_in_one_pass(job: TrainJob) -> None:

@@ -57,6 +57,10 @@ class Recommender(nn.Module, ABC):
         """The named embedding tables, stored apart from the dense weights. None by default."""
         return {}
 
+    def table_parameters(self) -> list[nn.Parameter]:
+        """What is learnt a row at a time, ``[rows, dim]`` each: the optimizer's settings for tables are of these."""
+        return [p for table in self.tables().values() for p in table.optimizer_parameters() if p.requires_grad]
+
     @property
     def max_length(self) -> int:
         """How many of the latest events the model reads."""

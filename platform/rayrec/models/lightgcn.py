@@ -89,6 +89,10 @@ class LightGCN(Recommender):
         """Items as they are ranked, and as parts of users."""
         return {"item": self.item, "profile": self.profile}
 
+    def table_parameters(self) -> list[nn.Parameter]:
+        """The vectors of users and items that both tables are made of."""
+        return [self._graph().nodes]
+
     def observe(self, interactions: Interactions) -> None:
         """Build the graph, and count the events of each item."""
         self.graph = Graph(interactions, self.config)

@@ -19,10 +19,22 @@ class Optimization:
         batch_size: Users a step, over all workers together.
         batch_tokens: Instead: targets a step, over all workers together, so that steps weigh and take the same however
             long histories are. At least the model's ``max_length``.
-        learning_rate: Peak learning rate of AdamW.
-        weight_decay: Decoupled weight decay of the matrices (not of item vectors, norms and biases).
-        warmup: Share of all steps over which the learning rate rises from 0.
-        decay: How it falls afterwards: along a cosine to a tenth of the peak, or not at all.
+        optimizer: What turns gradients into steps.
+        learning_rate: Its peak learning rate.
+        betas: Of ``adamw`` and ``adam``: how much of the running means of the gradient and of its square a step keeps.
+        momentum: Of ``sgd``: how much of the running sum of gradients a step keeps.
+        weight_decay: Weight decay of the matrices (not of item vectors, norms and biases): decoupled from the gradient
+            with ``adamw`` (Loshchilov and Hutter, https://arxiv.org/abs/1711.05101), a penalty in it with the others.
+        table_optimizer: What updates the embedding tables: the ``same``, or ``row-wise-adagrad``, which keeps one
+            number a row where Adam keeps two a value (see `RowWiseAdagrad`).
+        table_learning_rate: Peak learning rate of the tables; by default ``learning_rate``. It follows the same
+            schedule.
+        table_weight_decay: Weight decay of the tables, decoupled where ``adamw`` updates them, else a penalty.
+        warmup: Share of all steps over which the learning rates rise from 0.
+        decay: How they fall afterwards: not at all, along a ``cosine`` to a tenth of the peak, along a line to 0, or
+            with the ``inverse-sqrt`` of the steps taken, which does not depend on when training ends.
+        averaging: Decay, a step, of the moving average of the weights that is then validated, kept and published
+            instead of the weights themselves, such as 0.999; 0 keeps none.
         clip: Largest gradient norm; larger gradients are scaled down.
         patience: Stop after so many epochs without a better validation metric.
         metric: The validation metric that is watched.
@@ -35,10 +47,17 @@ class Optimization:
     epochs: int = 100
     batch_size: int = 128
     batch_tokens: int | None = None
+    optimizer: Literal["adamw", "adam", "adagrad", "sgd"] = "adamw"
     learning_rate: float = 1e-3
+    betas: tuple[float, float] = (0.9, 0.98)
+    momentum: float = 0.9
     weight_decay: float = 0.0
+    table_optimizer: Literal["same", "row-wise-adagrad"] = "same"
+    table_learning_rate: float | None = None
+    table_weight_decay: float = 0.0
     warmup: float = 0.0
-    decay: Literal["cosine", "none"] = "none"
+    decay: Literal["none", "cosine", "linear", "inverse-sqrt"] = "none"
+    averaging: float = 0.0
     clip: float = 1.0
     patience: int = 10
     metric: str = "ndcg@10"
@@ -54,8 +73,27 @@ class Optimization:
         require(tokens is None or tokens >= 1, f"batch_tokens must be at least 1, not {tokens}")
         for name in ("learning_rate", "clip"):
             require(0 < getattr(self, name) < math.inf, f"{name} must be above 0, not {getattr(self, name)}")
-        allowed = 0 <= self.weight_decay < math.inf
-        require(allowed, f"weight_decay must not be negative or infinite, as {self.weight_decay} is")
+        table_rate = self.table_learning_rate
+        known = table_rate is None or 0 < table_rate < math.inf
+        require(known, f"table_learning_rate must be above 0, not {table_rate}")
+        for name in ("weight_decay", "table_weight_decay"):
+            allowed = 0 <= getattr(self, name) < math.inf
+            require(allowed, f"{name} must not be negative or infinite, as {getattr(self, name)} is")
+        for name in ("momentum", "averaging"):
+            require(0 <= getattr(self, name) < 1, f"{name} must be at least 0 and below 1, not {getattr(self, name)}")
+        allowed = len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas)
+        require(allowed, f"betas are two numbers, each at least 0 and below 1, not {self.betas}")
+        self._require_effect()
         require(0 <= self.warmup <= 1, f"warmup is a share of all steps: between 0 and 1, not {self.warmup}")
         require(0 <= self.random_windows <= 1, f"random_windows is a share: between 0 and 1, not {self.random_windows}")
         require(0 <= self.seed < 1 << 63, f"seed must not be negative and below 2**63, not {self.seed}")
+
+    def _require_effect(self) -> None:
+        """Refuse what would be read by nothing: who sets it expects something of it."""
+        adam = self.optimizer in {"adamw", "adam"}
+        unread = "is set, but the optimizer is"
+        require(adam or tuple(self.betas) == Optimization.betas, f"betas {unread} {self.optimizer}, which has none")
+        sgd = self.optimizer == "sgd"
+        require(sgd or self.momentum == Optimization.momentum, f"momentum {unread} {self.optimizer}, which has none")
+        after = self.decay != "inverse-sqrt" or self.warmup > 0
+        require(after, "decay = inverse-sqrt begins at the end of a warm-up: set warmup above 0, such as 0.05")

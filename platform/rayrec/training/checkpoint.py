@@ -13,7 +13,6 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -96,22 +95,23 @@ def save_checkpoint(run: Run, best: State, folder: Path) -> None:
     Args:
         run: The run after an epoch.
         best: The state of the model at its best epoch.
-        folder: Gets ``last/`` and ``best.safetensors`` (weights), ``optimizer.safetensors`` and ``progress.json``.
+        folder: Gets ``last/`` and ``best.safetensors`` (weights), ``average/`` where averaged ones are kept,
+            ``optimizer.safetensors`` and ``progress.json``.
     """
     save_weights(run.model, folder / "last")
+    if run.average:
+        save_weights(run.average.model, folder / "average")
     save_file(best, folder / "best.safetensors")
-    save_file(_optimizer_tensors(run.optimizer), folder / "optimizer.safetensors")
+    save_file(run.optimizer.state_dict(), folder / "optimizer.safetensors")
     (folder / "progress.json").write_text(json.dumps(dataclasses.asdict(run.progress)), encoding="utf-8")
 
 
 def load_checkpoint(run: Run, folder: Path) -> State:
     """Put a fresh run where the saved one stood. Returns the best state."""
     load_weights(run.model, folder / "last")
-    state = run.optimizer.state_dict()
-    for name, tensor in load_file(folder / "optimizer.safetensors").items():
-        parameter, _, key = name.partition(".")
-        state["state"].setdefault(int(parameter), {})[key] = tensor
-    run.optimizer.load_state_dict(state)
+    if run.average:
+        load_weights(run.average.model, folder / "average")
+    run.optimizer.load_state_dict(load_file(folder / "optimizer.safetensors"))
     saved = json.loads((folder / "progress.json").read_text(encoding="utf-8"))
     for field, value in saved.items():
         setattr(run.progress, field, value)
@@ -121,12 +121,3 @@ def load_checkpoint(run: Run, folder: Path) -> State:
 def snapshot(model: Recommender) -> State:
     """A copy of the model's state on the CPU."""
     return {key: value.detach().to("cpu", copy=True).contiguous() for key, value in model.state_dict().items()}
-
-
-def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> State:
-    """The optimizer's state as ``PARAMETER.KEY`` to tensor. Its settings come from the recipe, not from here."""
-    return {
-        f"{parameter}.{key}": value.detach().cpu().contiguous()
-        for parameter, values in optimizer.state_dict()["state"].items()
-        for key, value in values.items()
-    }

@@ -23,9 +23,10 @@ from rayrec.errors import DataError, ModelError
 from rayrec.models.base import Recommender
 from rayrec.models.interactions import Interactions
 from rayrec.models.optimization import Optimization
+from rayrec.training.averaging import Average
 from rayrec.training.feed import Batch, Feed
 from rayrec.training.learner import Learner, learner
-from rayrec.training.optimizer import build_optimizer, learning_rate
+from rayrec.training.optimizer import Optimizers, build_optimizer, learning_rate
 
 Metrics = dict[str, float]
 
@@ -76,17 +77,24 @@ class Run:
 
     model: Recommender
     learner: Learner
-    optimizer: torch.optim.Optimizer
+    optimizer: Optimizers
     settings: Optimization
     world: World
     progress: Progress
+    average: Average | None = None
+
+    @property
+    def judged(self) -> Recommender:
+        """What is validated, kept and published: the model of the averaged weights, if they are kept, else `model`."""
+        return self.average.model if self.average else self.model
 
 
 def start(model: Recommender, interactions: Interactions, settings: Optimization, world: World) -> Run:
     """A run that has not begun: the model has seen the training events and is on its device, the optimizer is fresh."""
     model.observe(interactions)
     learning = learner(model, settings.objective, interactions.counts).to(world.device)
-    return Run(model, learning, build_optimizer(model, settings), settings, world, Progress())
+    average = Average(model, settings.averaging) if settings.averaging else None
+    return Run(model, learning, build_optimizer(model, settings), settings, world, Progress(), average)
 
 
 def train(
@@ -100,7 +108,7 @@ def train(
     Args:
         run: A fresh run, or one restored from a checkpoint.
         feed: The training batches.
-        validate: Metrics of the model on the validation events, equal on every worker.
+        validate: Metrics of a model, `Run.judged`, on the validation events, equal on every worker.
         after_epoch: Called on every worker after each epoch; ``best_epoch == epoch`` in its progress marks a new best.
 
     Raises:
@@ -118,8 +126,7 @@ def train(
         began = time.perf_counter()
         loss, tokens, rate = _epoch(run, wrapped, feed)
         seconds = time.perf_counter() - began
-        run.model.eval()
-        metrics = validate(run.model)
+        metrics = validate(run.judged.eval())
         progress.epoch += 1
         # Without anything to validate on, the latest is the best.
         if settings.metric not in metrics:
@@ -145,6 +152,8 @@ def _epoch(run: Run, wrapped: nn.Module, feed: Feed) -> tuple[float, int, float]
         batch = feed.batch(plan, step, run.world.rank, run.world.size)
         loss_sum += _step(run, wrapped, batch, rate)
         tokens += batch.global_targets
+        if run.average:
+            run.average.update(epoch * feed.steps + step)
     (total,) = run.world.sum([float(loss_sum)])
     if not math.isfinite(total):
         raise ModelError(
@@ -163,7 +172,7 @@ def _step(run: Run, wrapped: nn.Module, batch: Batch, rate: float) -> Tensor:
     (loss * (run.world.size / max(1, batch.global_targets))).backward()
     norm = nn.utils.clip_grad_norm_(run.model.parameters(), run.settings.clip)
     for group in run.optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group["lr_scale"]
     run.optimizer.step()
     run.optimizer.zero_grad(set_to_none=True)
     # A gradient that is no number leaves weights that are none; after the last step no loss would show it.

@@ -212,7 +212,7 @@ def _cores() -> int:
 def _after_epoch(run: Run, best: _Best, checkpoints: Checkpoints, reports: Any) -> None:
     """Keep the best weights, write a checkpoint, tell whoever watches. Every worker reports equally often."""
     if run.progress.best_epoch == run.progress.epoch:
-        best.state = snapshot(run.model)
+        best.state = snapshot(run.judged)
     entry = run.progress.history[-1]
     if run.world.rank == 0:
         checkpoints.save(run, best.state)
