@@ -31,10 +31,11 @@ def released(storage: Storage, result: RunResult) -> Release:
     return open_release(storage, result.release.digest)
 
 
-def with_given_folds(log: Path | str, split: Json) -> Json:
+def with_given_folds(train: Path, test: Path, split: Json) -> Json:
     """A recipe whose sources say what is training and what is test."""
-    values = recipe_values(log, training={"refit": "validation"})
-    sources = [{**values["data"]["sources"][0], "fold": fold} for fold in ("train", "test")]
+    values = recipe_values(train, training={"refit": "validation"})
+    source = values["data"]["sources"][0]
+    sources = [{**source, "path": str(path), "fold": fold} for path, fold in ((train, "train"), (test, "test"))]
     values["data"] |= {"sources": sources, "split": split}
     return values
 
@@ -124,7 +125,8 @@ def test_popularity_alone_is_counted_again(storage: Storage, tmp_path: Path) -> 
 
 @WITH_RAY
 def test_a_view_without_validation_events_is_refused_before_training(storage: Storage, tmp_path: Path) -> None:
-    values = with_given_folds(write_log(tmp_path), {"kind": "given", "validation": 1e-12})
+    log, other = write_log(tmp_path), write_log(tmp_path / "other", seed=1)
+    values = with_given_folds(log, other, {"kind": "given", "validation": 1e-12})
     with Pipeline(parse_recipe(values), storage, Silent()) as stages:
         dataset, view = stages.prepare()
         with pytest.raises(RecipeError, match="the view has no validation events to add"):
@@ -133,7 +135,7 @@ def test_a_view_without_validation_events_is_refused_before_training(storage: St
 
 
 def test_sources_without_validation_events_are_refused_before_any_work() -> None:
-    values = with_given_folds("log.csv", {"kind": "given"})
+    values = with_given_folds(Path("log.csv"), Path("test.csv"), {"kind": "given"})
     with pytest.raises(RecipeError, match="the sources give no validation events to add"):
         parse_recipe(values)
     values["data"]["split"]["validation"] = 0.1
