@@ -105,7 +105,7 @@ def test_of_what_has_learnt_from_all_events_nothing_is_measured(
     assert content["served"]["folds"] == ["train", "validation", "test"]
     assert everything.stages["fallback"].rows == USERS * EVENTS
     show_quality(everything.recipe, everything.metrics)
-    assert "trained again on train, validation, test; nothing is left to measure that on" in capsys.readouterr().out
+    assert "trained again on train, validation, test (nothing is left to measure it on)" in capsys.readouterr().out
 
     # The champion knows the test events of this split, and the model before it does not know all of them.
     data = {**recipe_values(log)["data"], "split": {"kind": "ratio", "validation": 0.1, "test": 0.1}}

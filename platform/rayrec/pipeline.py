@@ -214,7 +214,11 @@ class Pipeline(Stages):
             "name": self.recipe.name,
             "simulated": self.recipe.simulated,
             "models": trained.served,
-            "served": {"refit": training.refit, "folds": training.served_folds, "evaluated": trained.evaluated},
+            "served": {
+                "refit": training.refit,
+                "folds": list(training.served_folds),
+                "evaluated": trained.evaluated,
+            },
             "variants": {role: open_bundle(self.storage, path).runtime for role, path in trained.served.items()},
             "index": "exact",
             "dataset": {"name": dataset.name, "manifest": dataset.number, "digest": dataset.digest, "view": view},

@@ -134,8 +134,9 @@ def show_quality(recipe: Recipe, metrics: Json) -> None:
     out.print(table)
     metric, refit = recipe.training.metric, recipe.training.refit
     if refit != "none":
-        measured = "nothing is left to measure that on" if refit == "all" else "which has the column refit"
-        out.print(f"[bold]Served[/]    what was trained again on {', '.join(recipe.training.served_folds)}; {measured}")
+        measured = "nothing is left to measure it on" if refit == "all" else "column refit"
+        folds = ", ".join(recipe.training.served_folds)
+        out.print(f"[bold]Served[/]    the model trained again on {folds} ({measured})")
     if metrics["main"]["test"][metric] < metrics["popular"]["test"][metric]:
         out.print(f"[bold yellow]Note[/]      the model is below popularity by {metric}")
 
