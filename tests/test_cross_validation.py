@@ -25,6 +25,11 @@ def test_every_fold_is_test_once_and_the_seed_stays() -> None:
     ]
 
 
+def test_nothing_is_trained_again_since_nothing_is_served() -> None:
+    recipe = parse_recipe(recipe_values("log.csv", training={"refit": "all"}))
+    assert {fold.training.refit for fold in fold_recipes(recipe, 3)} == {"none"}
+
+
 def test_folds_that_the_sources_give_are_refused_with_one_message() -> None:
     values = recipe_values("log.csv", data=data({"kind": "given"}))
     source = values["data"]["sources"][0]

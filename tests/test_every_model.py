@@ -68,7 +68,7 @@ def trained(job: TrainJob, sequences: Sequences, prepared: Prepared) -> str:
         return path
     torch.manual_seed(0)
     model = model_class(job.recipe.model.name)(job.recipe.model.config, len(sequences.item_keys))
-    feed = feed_for(model, sequences.fold(*job.folds), job.recipe.training, overhead=256)
+    feed = feed_for(model, sequences.fold(*job.fold_numbers), job.recipe.training, overhead=256)
     run = start(model, interactions(job, sequences), job.recipe.training, World())
     train(run, feed, lambda model: {}, lambda run: None)
     return publish(job, model.eval(), sequences, prepared.dataset, {})
@@ -124,17 +124,18 @@ def released(job: TrainJob, prepared: Prepared, bundle: str) -> Engine:
 def test_it_beats_popularity_and_says_the_same_from_its_bundle_and_over_http(
     name: str, prepared: Prepared, sequences: Sequences
 ) -> None:
-    changed = [f"model.name={name}", "training.folds=[train,validation]", *SHORT.get(name, [])]
+    changed = [f"model.name={name}", *SHORT.get(name, [])]
     job = TrainJob(
         load_recipe("movielens-100k", changed),
         (prepared.dataset.name, prepared.dataset.number),
         prepared.view,
         prepared.dataset.storage,
         f"every-{name}",
+        folds=("train", "validation"),
     )
     bundle = open_bundle(job.storage, trained(job, sequences, prepared))
     model = bundle.model()
-    counts = np.bincount(sequences.fold(*job.folds).items, minlength=len(sequences.item_keys) + 1)
+    counts = np.bincount(sequences.fold(*job.fold_numbers).items, minlength=len(sequences.item_keys) + 1)
     popular = model_class("popularity")(model_class("popularity").Config(), len(sequences.item_keys))
     popular.counts.copy_(torch.from_numpy(counts))
     if name != "popularity":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rayrec.artifacts import Json
-from rayrec.pipeline import Metrics, StageOutcome
+from rayrec.stages import Metrics, StageOutcome
 
 
 class Silent:

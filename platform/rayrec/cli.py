@@ -143,7 +143,7 @@ def evaluate(
 
     def stages(pipeline: Pipeline) -> None:
         dataset, view = pipeline.prepare()
-        metrics = pipeline.evaluate(dataset, view, *pipeline.train(dataset, view))
+        metrics = pipeline.evaluate(dataset, view, pipeline.train(dataset, view))
         measured.append((pipeline.recipe, metrics))
 
     _run_stages(recipe, overrides, data, resume, as_json, verbose, stages)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 from scipy.stats import t
 
 from rayrec.artifacts import Json, Storage
 from rayrec.errors import RecipeError
-from rayrec.pipeline import Pipeline, Watcher
+from rayrec.pipeline import Pipeline
 from rayrec.recipe import Recipe
 from rayrec.recipe_data import Split
+from rayrec.stages import Watcher
 from rayrec.tracking import Tracker
 
 LEVEL = 0.95
@@ -70,7 +71,7 @@ def cross_validate(
             on_fold(number)
             with Pipeline(fold, storage, watcher, within=run, run_name=f"fold {number}") as pipeline:
                 dataset, view = pipeline.prepare()
-                results.append(pipeline.evaluate(dataset, view, *pipeline.train(dataset, view)))
+                results.append(pipeline.evaluate(dataset, view, pipeline.train(dataset, view)))
         found = _summary(recipe, results)
         for name, values in found.metrics.items():
             run.metrics({f"test/{name}": values["main"]["mean"], f"test/{name}/sd": values["main"]["sd"]})
@@ -80,7 +81,7 @@ def cross_validate(
 
 
 def fold_recipes(recipe: Recipe, folds: int) -> list[Recipe]:
-    """The recipe once for every fold.
+    """The recipe once for every fold; nothing is trained again, since nothing is served.
 
     Raises:
         RecipeError: The recipe's folds are given by its sources.
@@ -92,7 +93,8 @@ def fold_recipes(recipe: Recipe, folds: int) -> list[Recipe]:
             "Leave out `fold`, `split` and the sources that are test, or evaluate it as it is."
         )
     splits = [Split(kind="k-fold", k=folds, fold=fold, seed=data.split.seed) for fold in range(folds)]
-    return [recipe.model_copy(update={"data": data.model_copy(update={"split": split})}) for split in splits]
+    update = {"training": replace(recipe.training, refit="none")}
+    return [recipe.model_copy(update=update | {"data": data.model_copy(update={"split": split})}) for split in splits]
 
 
 def corrected_interval(differences: np.ndarray, trained: int) -> tuple[float, float]:
@@ -117,8 +119,8 @@ def _summary(recipe: Recipe, results: Sequence[Json]) -> CrossValidation:
     tested = [{role: result[role]["test"] for role in ("main", "popular")} for result in results]
     shared = set.intersection(*({*of} for fold in tested for of in fold.values()))
     names = [name for name in tested[0]["main"] if "@" in name and name in shared]
-    # One fold is test, and the next one validation, if that is not learnt from too.
-    trained = len(results) - (1 if "validation" in recipe.training.folds else 2)
+    # One fold is test, and the next one validation.
+    trained = len(results) - 2
     return CrossValidation(
         recipe=recipe.name,
         simulated=recipe.simulated,

@@ -86,7 +86,8 @@ def _referred(storage: Storage, releases: list[RegisteredRelease]) -> set[str]:
     for registered in releases:
         release = open_release(storage, registered.digest)
         pinned = release.content["dataset"]
-        paths |= {release.path, *release.content["models"].values(), release.content["transforms"]["path"]}
+        paths |= {release.path, *release.content["models"].values(), *release.evaluated.values()}
+        paths.add(release.content["transforms"]["path"])
         paths.add(f"datasets/{pinned['name']}/views/{pinned['view']}")
         versions.add((pinned["name"], pinned["manifest"]))
     for name, number in versions:

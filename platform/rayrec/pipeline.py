@@ -5,13 +5,8 @@ from __future__ import annotations
 import dataclasses
 import logging
 import tempfile
-import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
-from types import TracebackType
-from typing import Protocol
 
 from rayrec.artifacts import Json, Storage, canonical, code_version, short_digest
 from rayrec.data.dataset import Dataset, manifest_path, open_dataset
@@ -19,6 +14,7 @@ from rayrec.data.files import list_files, provide
 from rayrec.data.prepare import prepare
 from rayrec.data.report import publish_report
 from rayrec.data.views import open_view
+from rayrec.errors import RecipeError
 from rayrec.evaluation.evaluate import Measure, evaluate
 from rayrec.evaluation.leakage import leakage_warnings
 from rayrec.inference.bundle import open_bundle
@@ -27,95 +23,40 @@ from rayrec.inference.release import publish_release
 from rayrec.models.popularity import PopularityConfig
 from rayrec.plots import plot_by_cutoff, plot_curve
 from rayrec.promotion import promote_if_not_worse
-from rayrec.recipe import ModelChoice, Recipe, Training
-from rayrec.tracking import RegisteredRelease, TrackedRun, Tracker, find_release, tracking_uri, without_passwords
+from rayrec.recipe import Evaluation, ModelChoice, Recipe, Training
+from rayrec.stages import CODE, Metrics, StageOutcome, Stages, Watcher
+from rayrec.tracking import RegisteredRelease, TrackedRun, find_release, tracking_uri, without_passwords
 from rayrec.training.checkpoint import Checkpoints
-from rayrec.training.job import TrainJob
+from rayrec.training.job import TrainJob, best_epoch
 from rayrec.training.train import train_model
 
 _LOG = logging.getLogger(__name__)
 
-Metrics = dict[str, float]
-
-BASE = ("errors", "artifacts", "features", "recipe", "recipe_data")
-LEARNT_FROM = ("data/views", "data/interactions", "data/item_features")
-CODE = {
-    "prepare": (*BASE, "data"),
-    "baseline": (*BASE, "metrics", "models", *LEARNT_FROM, "inference", "evaluation/full_ranking", "training"),
-    "train": (*BASE, "metrics", "models", *LEARNT_FROM, "inference", "evaluation/full_ranking", "training"),
-    "evaluate": (*BASE, "metrics", *LEARNT_FROM, "data/user_groups", "inference", "evaluation"),
-    "register": (*BASE, "inference", "promotion"),
-}
-"""The rooms each stage runs through: a change of their code runs the stage again."""
-
-
-class Watcher(Protocol):
-    """Who is told how it goes."""
-
-    def stage(self, name: str) -> None:
-        """A stage begins."""
-
-    def prepared(self, counts: Json, view: Json) -> None:
-        """There is a Dataset: the counts of its manifest, and of the view's."""
-
-    def epoch(self, entry: Metrics, epochs: int) -> None:
-        """An epoch of training has ended; there will be ``epochs`` at most."""
-
-    def done(self, name: str, outcome: StageOutcome) -> None:
-        """A stage has ended or was skipped."""
-
 
 @dataclass(frozen=True)
-class StageOutcome:
-    """How a stage went.
+class Trained:
+    """Paths of bundles by role: ``main``, the recipe's model, and ``popular``, the baseline that is the fallback.
 
     Attributes:
-        output: What it made, by reference.
-        seconds: How long it took; when skipped, this time.
-        skipped: Whether an earlier run's output was taken.
-        rows: Rows it went through: log rows, training events times epochs, users ranked.
+        evaluated: Trained on the training fold: what ``test`` metrics are of.
+        served: The same, or where `Training.refit` says so, trained again on more.
     """
 
-    output: Json
-    seconds: float
-    skipped: bool
-    rows: int
-
-    def summary(self) -> Json:
-        """For the closing table and ``--json``."""
-        rate = round(self.rows / self.seconds, 1) if self.seconds and not self.skipped else None
-        return {"seconds": round(self.seconds, 3), "skipped": self.skipped, "rows": self.rows, "rows_per_second": rate}
+    evaluated: dict[str, str]
+    served: dict[str, str]
 
 
 @dataclass
-class Pipeline:
-    """One run of a recipe.
+class Pipeline(Stages):
+    """One run of a recipe: its stages, in order.
 
     Attributes:
-        recipe: The recipe.
-        storage: Where everything goes.
-        watcher: Who is told.
         resume: Go on from the checkpoints of an interrupted training.
         append: Add new files to the Dataset, instead of preparing all of them.
-        within: The MLflow run that this pipeline's is nested in.
-        run_name: Of the pipeline's MLflow run.
-        outcomes: Stages done so far.
     """
 
-    recipe: Recipe
-    storage: Storage
-    watcher: Watcher
     resume: bool = True
     append: bool = False
-    within: TrackedRun | None = None
-    run_name: str = "pipeline"
-    outcomes: dict[str, StageOutcome] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self._tracker = Tracker(self.recipe.name)
-        self._parent: TrackedRun | None = None
-
-    # ---- the stages
 
     def prepare(self) -> tuple[Dataset, str]:
         """Logs -> Dataset and view."""
@@ -137,24 +78,47 @@ class Pipeline:
         self.watcher.prepared(dataset.manifest["counts"], open_view(dataset, view)["counts"])
         return dataset, view
 
-    def train(self, dataset: Dataset, view: str) -> tuple[str, str]:
-        """Dataset -> bundle of the recipe's model, and bundle of the popularity baseline."""
-        choice, learnt = ModelChoice("popularity", PopularityConfig()), Training(folds=self.recipe.training.folds)
-        popular = self.recipe.model_copy(update={"model": choice, "training": learnt})
-        baseline = self._train("baseline", popular, dataset, view, ("name",))
-        if self.recipe.model == popular.model:
-            return baseline, baseline
-        sections = ("name", "model", "training", "evaluation")
-        return self._train("train", self.recipe, dataset, view, sections), baseline
+    def train(self, dataset: Dataset, view: str) -> Trained:
+        """Dataset -> bundles, trained on the training fold and, where `Training.refit` says so, again on more.
 
-    def evaluate(self, dataset: Dataset, view: str, bundle: str, baseline: str) -> Json:
-        """Bundles -> metrics: by role (``main`` and ``popular``), then by fold."""
-        bundles = {"main": bundle, "popular": baseline}
+        Raises:
+            RecipeError: It is to be trained again with validation events, and there are none.
+        """
+        refit, folds = self.recipe.training.refit, self.recipe.training.served_folds
+        if refit == "validation" and not open_view(dataset, view)["counts"]["validation"]:
+            raise RecipeError(
+                "training.refit = 'validation': the view has no validation events to add. Set training.refit to none "
+                "or all, or data.split so that there are some."
+            )
+        job = TrainJob(self.recipe, (dataset.name, dataset.number), view, self.storage, self.recipe.name)
+        choice = {"model": ModelChoice("popularity", PopularityConfig())}
+        defaults = {"training": Training(), "evaluation": Evaluation()}
+        popular = replace(job, recipe=self.recipe.model_copy(update=choice | defaults))
+        alone = self.recipe.model == popular.recipe.model
+        baseline = self._train("baseline", popular, dataset)
+        first = baseline if alone else self._train("train", job, dataset)
+        evaluated = {"main": first, "popular": baseline}
+        if refit == "none":
+            return Trained(evaluated, evaluated)
+        again = replace(job, folds=folds, epochs=best_epoch(self.storage, first))
+        served = self._train("refit", again, dataset)
+        # What answers when nothing is known of a user must not lag behind the model.
+        fallback = served if alone else self._train("fallback", replace(popular, folds=folds), dataset)
+        return Trained(evaluated, {"main": served, "popular": fallback})
+
+    def evaluate(self, dataset: Dataset, view: str, trained: Trained) -> Json:
+        """Bundles -> metrics: by role (``main`` and ``popular``), then by fold; ``test_refit`` is of what is served."""
+        # Of what was trained on all there is nothing left to measure.
+        refit = {"refit": trained.served["main"]} if self.recipe.training.refit == "validation" else {}
+        bundles = trained.evaluated | refit
 
         def work(run: TrackedRun) -> tuple[Json, int]:
-            distinct = dict.fromkeys(bundles.values())
+            distinct = dict.fromkeys(trained.evaluated.values())
             of = {path: evaluate(self._measure(dataset, view, path)) for path in distinct}
-            results = {role: of[path] for role, path in bundles.items()}
+            results = {role: of[path] for role, path in trained.evaluated.items()}
+            for path in refit.values():
+                measure = replace(self._measure(dataset, view, path), folds=("test",))
+                results["main"] = results["main"] | {"test_refit": evaluate(measure)["test"]}
             self._log_dataset(run, dataset, view)
             self._log_evaluation(run, results)
             path = self.storage.write_content("evaluations", canonical(results), ".json")
@@ -167,11 +131,9 @@ class Pipeline:
         output = self._stage("evaluate", inputs, ("evaluation",), self._evaluation_exists, work).output
         return self.storage.read_json(output["evaluation"])
 
-    def register(
-        self, dataset: Dataset, view: str, bundle: str, baseline: str, metrics: Json
-    ) -> tuple[RegisteredRelease, str]:
+    def register(self, dataset: Dataset, view: str, trained: Trained, metrics: Json) -> tuple[RegisteredRelease, str]:
         """Everything -> a registered Release, promoted if it is not worse. Returns it, and what was decided."""
-        content = self._release_content(dataset, view, {"main": bundle, "popular": baseline}, metrics)
+        content = self._release_content(dataset, view, trained, metrics)
 
         def work(run: TrackedRun) -> tuple[Json, int]:
             release = publish_release(self.storage, content)
@@ -185,7 +147,7 @@ class Pipeline:
                 )
             run.json(release.content, "release.json")
             metric = self.recipe.training.metric
-            measure = self._measure(dataset, view, bundle)
+            measure = self._measure(dataset, view, trained.evaluated["main"])
             decision = promote_if_not_worse(self._tracker, registered, metric, metrics["main"]["test"][metric], measure)
             for target in self._with_parent(run):
                 target.tags({"rayrec.decision": decision, "rayrec.release": registered.digest})
@@ -194,91 +156,36 @@ class Pipeline:
         output = self._stage("register", {"content": content}, ("name",), self._release_exists, work).output
         return find_release(f"{output['name']}/{output['version']}"), output["decision"]
 
-    # ---- how a stage runs
-
-    def _stage(
-        self,
-        name: str,
-        inputs: Json,
-        sections: tuple[str, ...],
-        exists: Callable[[Json], bool],
-        work: Callable[[TrackedRun], tuple[Json, int]],
-    ) -> StageOutcome:
-        """Run a stage, or take what an earlier run with the same key left."""
-        key = short_digest(
-            {"inputs": inputs, "recipe": self.recipe.sections(*sections), "code": code_version(*CODE[name])}
-        )
-        record, began = f"stages/{name}/{key}.json", time.perf_counter()
-        self.watcher.stage(name)
-        done = self._recorded(record, exists)
-        if done:
-            outcome = StageOutcome(done["output"], time.perf_counter() - began, True, done["rows"])
-        else:
-            with self._run(name) as run:
-                run.tags({"rayrec.key": key})
-                output, rows = work(run)
-                outcome = StageOutcome(output, time.perf_counter() - began, False, rows)
-                run.metrics({"stage_seconds": outcome.seconds, "stage_rows": rows})
-                run.json(output, "output.json")
-            self.storage.replace(record, canonical({"stage": name, "output": outcome.output, "rows": outcome.rows}))
-        self.outcomes[name] = outcome
-        self.watcher.done(name, outcome)
-        return outcome
-
-    def _recorded(self, record: str, exists: Callable[[Json], bool]) -> Json | None:
-        """What an earlier run left, if its output is still there."""
-        try:
-            found = self.storage.read_json(record)
-        except FileNotFoundError:
-            return None
-        return found if found.get("output") and exists(found["output"]) else None
-
-    def _run(self, stage: str) -> AbstractContextManager[TrackedRun]:
-        """The stage's MLflow run. The pipeline's own begins with the first stage that is not skipped."""
-        if self._parent is None:
-            self._parent = self._tracker.begin(self.run_name, self.within)
-            self._parent.params(self.recipe.model_dump(mode="json", by_alias=True))
-            self._parent.tags({"rayrec.simulated": self.recipe.simulated})
-        return self._tracker.run(stage, self._parent)
-
-    def __enter__(self) -> Pipeline:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """End the pipeline's MLflow run, if one was begun."""
-        if self._parent is not None:
-            self._tracker.end(self._parent, error)
-
     # ---- what each stage needs
 
-    def _train(self, stage: str, recipe: Recipe, dataset: Dataset, view: str, sections: tuple[str, ...]) -> str:
+    def _train(self, stage: str, job: TrainJob, dataset: Dataset) -> str:
+        recipe = job.recipe
+
         def work(run: TrackedRun) -> tuple[Json, int]:
-            job = TrainJob(recipe, (dataset.name, dataset.number), view, self.storage, recipe.name)
             entries: list[Metrics] = []
+            # Two curves in one plot are a tangle: the pipeline's run shows that of the first training.
+            targets = [run] if stage == "refit" else self._with_parent(run)
 
             def on_epoch(entry: Metrics) -> None:
                 entries.append(entry)
                 curve = {key: value for key, value in entry.items() if key != "epoch"}
-                for target in self._with_parent(run):
+                for target in targets:
                     target.metrics(curve, step=int(entry["epoch"]))
-                self.watcher.epoch(entry, recipe.training.epochs)
+                self.watcher.epoch(entry, job.epochs or recipe.training.epochs)
 
-            run.params(
-                {"model": recipe.sections("model")["model"], "training": recipe.sections("training")["training"]}
-            )
+            run.params({"model": recipe.sections("model")["model"], "training": job.settings})
             bundle = train_model(job, run_name, on_epoch, self.resume)
-            self._log_dataset(run, dataset, view)
+            self._log_dataset(run, dataset, job.view)
             if entries:
                 run.figure(plot_curve(entries, recipe.training.metric), "curve.png")
             return {"bundle": bundle}, events * max(1, len(entries))
 
-        events = open_view(dataset, view)["counts"]["train"]
-        chosen = {"model": recipe.sections("model"), "folds": list(recipe.training.folds)}
-        inputs = {"dataset": dataset.digest, "view": view, **chosen}
-        run_name = short_digest([recipe.sections(*sections), dataset.digest, view, code_version(*CODE[stage])])
-        outcome = self._stage(stage, inputs, sections, self._bundle_exists, work)
+        counts = open_view(dataset, job.view)["counts"]
+        events = sum(counts[fold] for fold in job.folds)
+        chosen = recipe.sections("name", "model", "evaluation") | {"training": job.settings}
+        inputs = {"dataset": dataset.digest, "view": job.view, **chosen}
+        run_name = short_digest([inputs, code_version(*CODE[stage])])
+        outcome = self._stage(stage, inputs, (), self._bundle_exists, work)
         # It is recorded: nobody will take it up again.
         Checkpoints(self.storage, run_name).clear()
         return str(outcome.output["bundle"])
@@ -299,14 +206,20 @@ class Pipeline:
     def _release_exists(self, output: Json) -> bool:
         return any(release.version == output["version"] for release in self._tracker.releases())
 
-    def _release_content(self, dataset: Dataset, view: str, bundles: dict[str, str], metrics: Json) -> Json:
+    def _release_content(self, dataset: Dataset, view: str, trained: Trained, metrics: Json) -> Json:
         """What the Release pins."""
-        manifest = dataset.manifest
+        manifest, training = dataset.manifest, self.recipe.training
+        refit = {"refit": metrics["main"]["test_refit"]} if "test_refit" in metrics["main"] else {}
         return {
             "name": self.recipe.name,
             "simulated": self.recipe.simulated,
-            "models": bundles,
-            "variants": {role: open_bundle(self.storage, path).runtime for role, path in bundles.items()},
+            "models": trained.served,
+            "served": {
+                "refit": training.refit,
+                "folds": list(training.served_folds),
+                "evaluated": trained.evaluated,
+            },
+            "variants": {role: open_bundle(self.storage, path).runtime for role, path in trained.served.items()},
             "index": "exact",
             "dataset": {"name": dataset.name, "manifest": dataset.number, "digest": dataset.digest, "view": view},
             "catalogue": (manifest["items"] or manifest["vocab"]["item"])["sha256"],
@@ -314,19 +227,15 @@ class Pipeline:
             "event_types": list(self.recipe.data.view.event_types),
             "serving": self.recipe.sections("serving")["serving"],
             "evaluation": self.recipe.sections("evaluation")["evaluation"],
-            "metric": self.recipe.training.metric,
+            "metric": training.metric,
             "funnel": {"sources": ["main"], "fallback": "popular", "exclude_seen": self.recipe.serving.exclude_seen},
-            "metrics": {role: result["test"] for role, result in metrics.items()},
+            "metrics": {role: result["test"] for role, result in metrics.items()} | refit,
         }
 
     def _measure(self, dataset: Dataset, view: str, bundle: str) -> Measure:
         """A bundle on the held-out events of a view."""
         settings, metrics = self.recipe.evaluation, self.recipe.metric_names
         return Measure(settings, metrics, (dataset.name, dataset.number), view, self.storage, bundle, self.storage)
-
-    def _with_parent(self, run: TrackedRun) -> list[TrackedRun]:
-        """A stage's run and the pipeline's, which shows everything at one glance."""
-        return [run, self._parent] if self._parent else [run]
 
     def _log_dataset(self, run: TrackedRun, dataset: Dataset, view: str) -> dict[str, int]:
         """The Dataset as input of a stage and of the pipeline. Returns its counts and the view's."""
@@ -341,7 +250,7 @@ class Pipeline:
             prefix = "" if role == "main" else f"{role}/"
             for fold, values in folds.items():
                 numbers = {f"{prefix}{fold}/{k}": v for k, v in values.items() if isinstance(v, float)}
-                for target in self._with_parent(run) if fold == "test" else [run]:
+                for target in [run] if fold == "validation" else self._with_parent(run):
                     target.metrics(numbers)
         warnings = leakage_warnings(results["main"]["test"], self.recipe.evaluation.exclude_seen)
         for warning in warnings:
@@ -373,7 +282,7 @@ class RunResult:
 
     def to_json(self) -> Json:
         """The nested object that ``--json`` prints."""
-        release = dataclasses.asdict(self.release)
+        release, training = dataclasses.asdict(self.release), self.recipe.training
         storage = Storage(self.release.storage)
         return {
             "recipe": self.recipe.name,
@@ -390,6 +299,7 @@ class RunResult:
                 "decision": self.decision,
                 "promoted": "champion" in self.release.aliases,
             },
+            "served": {"refit": training.refit, "folds": list(training.served_folds)},
             "metrics": self.metrics["main"],
             "baseline": self.metrics["popular"],
             "stages": {name: outcome.summary() for name, outcome in self.stages.items()},
@@ -401,7 +311,7 @@ def run(recipe: Recipe, storage: Storage, watcher: Watcher, resume: bool = True,
     """Prepare, train, evaluate, register."""
     with Pipeline(recipe, storage, watcher, resume, append) as pipeline:
         dataset, view = pipeline.prepare()
-        bundle, baseline = pipeline.train(dataset, view)
-        metrics = pipeline.evaluate(dataset, view, bundle, baseline)
-        release, decision = pipeline.register(dataset, view, bundle, baseline, metrics)
+        trained = pipeline.train(dataset, view)
+        metrics = pipeline.evaluate(dataset, view, trained)
+        release, decision = pipeline.register(dataset, view, trained, metrics)
     return RunResult(recipe, dataset, release, decision, metrics, pipeline.outcomes)

@@ -8,9 +8,9 @@ from rayrec.artifacts import Storage
 from rayrec.data.dataset import open_dataset
 from rayrec.data.views import load_view
 from rayrec.errors import RayrecError
-from rayrec.evaluation.compare import trained_on_test
+from rayrec.evaluation.compare import FairBundle, fair_bundle, refit_note
 from rayrec.evaluation.evaluate import Measure, evaluate
-from rayrec.inference.release import Release, open_release
+from rayrec.inference.release import open_release
 from rayrec.tracking import RegisteredRelease, Tracker
 
 
@@ -21,7 +21,7 @@ def promote_if_not_worse(tracker: Tracker, new: RegisteredRelease, metric: str, 
         tracker: Where the champion is registered.
         new: The Release.
         metric: What decides, such as ``ndcg@10``.
-        mine: Its value on the test fold.
+        mine: Its value on the test fold, of the model trained on the training fold, whatever is served.
         measure: What it was measured on, and how.
     """
     champion = tracker.champion()
@@ -48,18 +48,21 @@ def _measured(champion: RegisteredRelease, metric: str, measure: Measure) -> tup
     release = open_release(storage, champion.digest)
     dataset, pinned = open_dataset(measure.storage, *measure.dataset_version), release.content["dataset"]
     tested = release.content["metrics"]["main"]
-    if (pinned["view"], pinned["digest"]) == (measure.view, dataset.digest) and metric in tested:
+    same = (pinned["view"], pinned["digest"]) == (measure.view, dataset.digest)
+    if same and metric in tested:
         return float(tested[metric]), ""
-    bundle = release.content["models"]["main"]
-    found = evaluate(replace(measure, bundle=bundle, bundle_storage=storage, folds=("test",)))
-    return float(found["test"][metric]), _doubt(release, storage, measure)
+    # On the same data both were trained on the training fold. On other data what is served now is held against the new
+    # model, unless it was trained again on what is asked here: then it knows the answers.
+    before = FairBundle(release.evaluated["main"], trained_on_test=0)
+    fair = before if same else fair_bundle(release, dataset, measure.view, load_view(dataset, measure.view))
+    found = evaluate(replace(measure, bundle=fair.path, bundle_storage=storage, folds=("test",)))
+    return float(found["test"][metric]), _doubt(fair)
 
 
-def _doubt(champion: Release, storage: Storage, measure: Measure) -> str:
+def _doubt(measured: FairBundle) -> str:
     """What is to be said of a champion that was made from other data: it may know test events."""
-    dataset = open_dataset(measure.storage, *measure.dataset_version)
-    tested = load_view(dataset, measure.view)
-    known = trained_on_test(champion.bundle().manifest, storage, dataset, measure.view, tested)
+    refit = f" ({refit_note(measured.refit_on_test)})" if measured.refit_on_test else ""
+    known = measured.trained_on_test
     if isinstance(known, str):
-        return f" (whether that was trained on test events is not known: {known.rstrip('.')})"
-    return f" (which was trained on {known:,} of the test events: no fair measure)" if known else ""
+        return f"{refit} (whether that was trained on test events is not known: {known.rstrip('.')})"
+    return f"{refit} (which was trained on {known:,} of the test events: no fair measure)" if known else refit

@@ -14,10 +14,10 @@ from pydantic import BeforeValidator, ConfigDict, Field, field_serializer, field
 from rayrec.artifacts import Json
 from rayrec.features.categorical import Categorical
 from rayrec.metrics.ranking import METRICS, parse_metric
-from rayrec.models.checks import require
 from rayrec.models.optimization import Optimization
 from rayrec.recipe_data import Data, Section
 
+FOLDS = ("train", "validation", "test")
 NAME_PATTERN = r"^[a-z0-9][a-z0-9_.-]{0,62}$"
 
 
@@ -41,20 +41,24 @@ class Training(Optimization):
     Attributes:
         workers: Training processes; 0 trains in the calling process, without start-up and without restarts.
         gpus: Whether workers get a GPU each; ``auto`` gives them one where the cluster has enough.
-        folds: What is learnt from. With ``validation`` among them nothing is left to find the best epoch by: all epochs
-            are trained and the last one is kept.
+        refit: What is served. ``none``: the model that was trained on the training fold. ``validation``: one trained
+            again with the same settings, as many epochs as were best, on validation events too; ``all``: on all events.
         threads: Threads a worker; by default its share of the machine's cores. The last digits of results depend on it.
     """
 
     workers: Annotated[int, Field(ge=0)] = 1
     gpus: Annotated[Literal["auto", "yes", "no"], BeforeValidator(_yes_or_no)] = "auto"
-    folds: tuple[Literal["train", "validation"], ...] = ("train",)
+    refit: Literal["none", "validation", "all"] = "none"
     threads: Annotated[int, Field(ge=1)] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         parse_metric(self.metric)
-        require("train" in self.folds, f"folds must have train among them, not {', '.join(self.folds) or 'nothing'}")
+
+    @property
+    def served_folds(self) -> tuple[str, ...]:
+        """What the model that is served has learnt from."""
+        return {"none": FOLDS[:1], "validation": FOLDS[:2], "all": FOLDS}[self.refit]
 
 
 class Evaluation(Section):
@@ -134,6 +138,17 @@ class Recipe(Section):
                     f"evaluation.slices: '{name}' is no categorical feature of data.features.users without `buckets`. "
                     f"Those are: {known}"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _refit_has_something_to_add(self) -> Recipe:
+        split = self.data.split
+        given = split.kind == "given" and all(source.fold != "validation" for source in self.data.sources)
+        if self.training.refit == "validation" and given and not split.validation_share:
+            raise ValueError(
+                "training.refit = 'validation': the sources give no validation events to add. Set training.refit to "
+                "none or all, or data.split.validation to a share of the training events such as 0.1"
+            )
         return self
 
     @field_serializer("model")

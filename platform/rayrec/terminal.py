@@ -16,8 +16,9 @@ from rayrec.cross_validation import CrossValidation
 from rayrec.evaluation.compare import Comparison
 from rayrec.evaluation.comparison_page import p_value, with_interval
 from rayrec.metrics.ranking import parse_metric
-from rayrec.pipeline import Metrics, RunResult, StageOutcome
+from rayrec.pipeline import RunResult
 from rayrec.recipe import Recipe
+from rayrec.stages import Metrics, StageOutcome
 
 SHOWN = ("hr", "recall", "ndcg", "mrr", "coverage", "popularity_bias")
 
@@ -118,18 +119,25 @@ def show_quality(recipe: Recipe, metrics: Json) -> None:
     """The metrics of the test fold with their intervals, beside the baseline."""
     label = " (SIMULATED DATA)" if recipe.simulated else ""
     roles = {"main": recipe.model.name, "popular": "baseline" if recipe.model.name == "popularity" else "popularity"}
-    if metrics["main"] == metrics["popular"]:
+    if metrics["main"]["test"] == metrics["popular"]["test"]:
         roles = {"main": recipe.model.name}
-    table = _table(f"{recipe.name}{label}: test fold, full ranking, 95 % intervals", ["", *roles.values()])
-    tested = [metrics[role]["test"] for role in roles]
+    columns = {name: metrics[role]["test"] for role, name in roles.items()}
+    if "test_refit" in metrics["main"]:
+        columns[f"{recipe.model.name}, refit"] = metrics["main"]["test_refit"]
+    table = _table(f"{recipe.name}{label}: test fold, full ranking, 95 % intervals", ["", *columns])
+    tested = list(columns.values())
     for name in [name for name in _at_cutoff_of(recipe.training.metric) if name in tested[0]]:
         # With one held-out event a user, recall is the hit rate.
         if not name.startswith("recall") or tested[0][name] != tested[0].get(name.replace("recall", "hr")):
             table.add_row(name, *(with_interval(test, name) for test in tested))
     out = _stdout()
     out.print(table)
-    metric = recipe.training.metric
-    if tested[0][metric] < tested[-1][metric]:
+    metric, refit = recipe.training.metric, recipe.training.refit
+    if refit != "none":
+        measured = "nothing is left to measure it on" if refit == "all" else "column refit"
+        folds = ", ".join(recipe.training.served_folds)
+        out.print(f"[bold]Served[/]    the model trained again on {folds} ({measured})")
+    if metrics["main"]["test"][metric] < metrics["popular"]["test"][metric]:
         out.print(f"[bold yellow]Note[/]      the model is below popularity by {metric}")
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.data.conftest import logs, make_recipe, store, without_ray
 
-from rayrec.artifacts import Storage
+from rayrec.artifacts import Json, Storage
 from rayrec.data.dataset import Dataset
 from rayrec.data.prepare import prepare
 from rayrec.evaluation.compare import Entrant
@@ -46,21 +46,32 @@ def prepared(
 
 @pytest.fixture
 def entrant(store: Storage) -> Callable[..., Entrant]:
-    """A Release that gives everybody the items in this order, said to be trained on a view."""
+    """A Release that gives everybody the items in this order, said to be trained on folds of a view.
 
-    def make(number: int, view: View, order: str, **evaluation: Any) -> Entrant:
-        dataset, digest = view
+    With another order for ``before``, that one was trained on the training fold, and the other again on these folds.
+    """
+
+    def bundle(made_from: Json, order: str, folds: Sequence[str]) -> str:
         model = Popularity(PopularityConfig(), len(order))
         model.exports = False  # an export takes a second
         events = [[row] * (len(order) - place) for place, row in enumerate(range(1, len(order) + 1))]
         model.fit(Interactions(Histories.of(events), len(order)), here, seed=0)
-        made_from = {"name": dataset.name, "manifest": dataset.number, "digest": dataset.digest}
-        lineage = {"dataset": made_from, "view": digest, "training": {}}
+        lineage = made_from | {"training": {"folds": folds}}
+        return publish_bundle(store, "test", model, list(order), [], lineage, {})
+
+    def make(
+        number: int, view: View, order: str, folds: Sequence[str] = ("train",), before: str = "", **evaluation: Any
+    ) -> Entrant:
+        dataset, digest = view
+        pinned = {"name": dataset.name, "manifest": dataset.number, "digest": dataset.digest}
+        made_from = {"dataset": pinned, "view": digest}
+        main = {"main": bundle(made_from, order, folds)}
         content = {
             "name": "test",
             "simulated": False,
-            "models": {"main": publish_bundle(store, "test", model, list(order), [], lineage, {})},
-            "dataset": {**made_from, "view": digest},
+            "models": main,
+            "served": {"evaluated": {"main": bundle(made_from, before, ["train"])} if before else main},
+            "dataset": {**pinned, "view": digest},
             "evaluation": Evaluation(**{"ks": (1, 3), **evaluation}).model_dump(mode="json"),
             "metric": "ndcg@3",
         }

@@ -103,6 +103,24 @@ def test_a_model_that_was_trained_on_test_events_is_told_though_its_indexes_are_
     assert [model["trained_on_test"] for model in back.models] == [0, 0]
 
 
+def test_what_was_trained_again_is_measured_unless_it_knows_the_test_events(view: View, entrant: Entrants) -> None:
+    folds = ("train", "validation", "test")
+    entrants = [
+        entrant(1, view, "dabce"),
+        entrant(2, view, "eabcd", folds[:2], before="dabce"),
+        entrant(3, view, "eabcd", folds, before="dabce"),
+    ]
+    first, second, third = compare_here(entrants).models
+    assert second["bundle"] == entrants[1].release.content["models"]["main"]
+    assert (second["trained_on_test"], second["refit_on_test"]) == (0, 0)
+    assert second["test"]["ndcg@3"] > first["test"]["ndcg@3"]
+    assert third["bundle"] == entrants[2].release.evaluated["main"]
+    assert (third["trained_on_test"], third["refit_on_test"]) == (0, 16)
+    assert third["test"]["ndcg@3"] == first["test"]["ndcg@3"]
+    note = "test/3: what it serves was trained again on 16 of the test events, so the model before that was measured."
+    assert note in compare_here(entrants).warnings
+
+
 def test_where_a_models_data_is_gone_that_is_said(prepared: Prepared, entrant: Entrants, store: Storage) -> None:
     older = prepared(HISTORIES)
     newer = prepared({user: items + "01" for user, items in HISTORIES.items()})

@@ -15,7 +15,7 @@ import rayrec.evaluation.evaluate as stage
 from rayrec.artifacts import Json, Storage
 from rayrec.data.splits import leave_last
 from rayrec.data.views import Sequences
-from rayrec.errors import DataError
+from rayrec.errors import DataError, ModelError
 from rayrec.evaluation.evaluate import Measure, evaluate_here
 from rayrec.evaluation.full_ranking import RankedUsers
 from rayrec.evaluation.slices import by_group, by_history_length, by_popularity
@@ -27,6 +27,7 @@ from rayrec.recipe_files import parse_recipe
 
 KEYS = ["a", "b", "c", "d", "e"]
 LISTS = [[1, 2, 3, 4], [1, 2, 4, 3], [2, 1, 5], [1, 3]]
+MADE_FROM: Json = {"dataset": {"digest": "data"}, "view": "view", "training": {"folds": ["train"]}}
 SOURCE = {"path": "x", "columns": {"user": "u", "item": "i"}}
 
 
@@ -36,7 +37,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> tuple[Storage, str]:
     storage = Storage.open(tmp_path_factory.mktemp("evaluated"))
     model = Popularity(PopularityConfig(), 4)
     model.fit(Interactions(Histories.of([[4, 4, 4, 3, 3, 1]]), 4), here, seed=0)
-    return storage, publish_bundle(storage, "popular", model, KEYS[:4], [], {}, {})
+    return storage, publish_bundle(storage, "popular", model, KEYS[:4], [], MADE_FROM, {})
 
 
 def measured(
@@ -49,7 +50,7 @@ def measured(
     folds = leave_last(np.array([len(items) for items in lists]), 1)
     view = Sequences(np.arange(len(lists)), Histories.of(lists), folds, np.arange(len(keys)), keys)
     # A view needs no files to be measured on; those of its parts that only files have are tested with real ones.
-    monkeypatch.setattr(stage, "open_dataset", lambda *_: SimpleNamespace(manifest={"order": "file"}))
+    monkeypatch.setattr(stage, "open_dataset", lambda *_: SimpleNamespace(manifest={"order": "file"}, digest="data"))
     monkeypatch.setattr(stage, "load_view", lambda *_: view)
     monkeypatch.setattr(stage, "item_features", lambda *_: None)
     storage, path = bundle
@@ -136,9 +137,15 @@ def test_the_ranks_of_every_user_are_kept(monkeypatch: pytest.MonkeyPatch, bundl
 
 def test_a_fold_that_a_model_has_learnt_from_is_not_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     storage, model = Storage.open(tmp_path), Popularity(PopularityConfig(), 4)
+    model.exports = False  # an export takes a second
     model.fit(Interactions(Histories.of([[4, 3, 1]]), 4), here, seed=0)
-    path = publish_bundle(storage, "x", model, KEYS[:4], [], {"training": {"folds": ["train", "validation"]}}, {})
-    assert measured(monkeypatch, (storage, path), LISTS[:2], KEYS[:4]).keys() == {"test"}
+    lineage = MADE_FROM | {"training": {"folds": ["train", "validation"]}}
+    path = publish_bundle(storage, "x", model, KEYS[:4], [], lineage, {})
+    with pytest.raises(ModelError, match="was trained on the validation events that it is to be measured on"):
+        measured(monkeypatch, (storage, path), LISTS[:2], KEYS[:4])
+    # Another view has other events.
+    path = publish_bundle(storage, "x", model, KEYS[:4], [], lineage | {"view": "another"}, {})
+    assert measured(monkeypatch, (storage, path), LISTS[:2], KEYS[:4]).keys() == {"validation", "test"}
 
 
 def test_a_model_is_measured_on_a_view_with_other_items(

@@ -134,6 +134,15 @@ def test_a_run_taken_up_from_its_checkpoint_goes_on_as_if_it_had_not_stopped(
     assert all(torch.equal(mine[key], theirs[key]) for key in theirs)
 
 
+def test_training_that_stops_at_an_epoch_is_where_a_longer_one_was_then() -> None:
+    chosen, weights = settings(warmup=0.3, decay="cosine"), []
+    whole, short = begin(chosen), begin(chosen)
+    train(whole, feed(chosen), rising, lambda run: weights.append(snapshot(run.model)))
+    train(short, feed(chosen), lambda _: {}, nothing, epochs=2)
+    assert losses(short) == losses(whole)[:2]
+    assert all(torch.equal(value, weights[1][name]) for name, value in snapshot(short.model).items())
+
+
 def test_a_finished_run_taken_up_trains_no_further(tmp_path: Path) -> None:
     run = trained(settings(epochs=2))
     save_checkpoint(run, snapshot(run.model), tmp_path)

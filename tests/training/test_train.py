@@ -19,12 +19,20 @@ from rayrec.inference.bundle import open_bundle
 from rayrec.recipe import Recipe
 from rayrec.recipe_files import parse_recipe
 from rayrec.training.checkpoint import Checkpoints, State, snapshot
-from rayrec.training.job import TrainJob
+from rayrec.training.job import TrainJob, best_epoch
 from rayrec.training.loop import Run
+from rayrec.training.optimizer import learning_rate
 from rayrec.training.train import train_model
 
 USERS, ITEMS = 24, 8
-TRAINING = {"epochs": 2, "batch_size": 8, "workers": 0, "gpus": "no", "threads": 1, "learning_rate": 0.01}
+TRAINING: dict[str, Any] = {
+    "epochs": 2,
+    "batch_size": 8,
+    "workers": 0,
+    "gpus": "no",
+    "threads": 1,
+    "learning_rate": 0.01,
+}
 SASREC = {"name": "sasrec", "dim": 8, "blocks": 1, "heads": 1, "max_length": 4, "dropout": 0.0}
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -122,6 +130,23 @@ def test_a_view_that_is_gone_is_one_message(job: TrainJob) -> None:
 def test_more_gpus_than_there_are_is_one_message(job: TrainJob) -> None:
     with pytest.raises(ClusterError, match=r"training\.gpus = 'yes' with 64 workers"):
         train_model(changed(job, workers=64, gpus="yes"), "gpus", lambda _: None)
+
+
+def test_what_is_trained_again_learns_from_more_on_the_same_schedule_up_to_the_best_epoch(
+    job: TrainJob, caplog: pytest.LogCaptureFixture
+) -> None:
+    entries: list[dict[str, float]] = []
+    long = changed(job, epochs=5, decay="cosine", warmup=0.2, refit="validation")
+    again = dataclasses.replace(long, folds=("train", "validation"), epochs=2)
+    bundle = open_bundle(job.storage, train_model(again, "again", entries.append))
+    steps = USERS // TRAINING["batch_size"]
+    rates = [learning_rate(steps * epoch - 1, steps * 5, long.recipe.training) for epoch in (1, 2)]
+    assert [entry["learning_rate"] for entry in entries] == pytest.approx(rates)
+    assert all("ndcg@10" not in entry for entry in entries), "what is learnt from is not validated on"
+    assert "no events are left" not in caplog.text
+    assert best_epoch(job.storage, bundle.path) == 2
+    lineage = bundle.manifest["training"]
+    assert (lineage["folds"], lineage["stopped_after"], "refit" in lineage) == (["train", "validation"], 2, False)
 
 
 @pytest.mark.slow

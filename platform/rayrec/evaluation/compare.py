@@ -20,6 +20,7 @@ from rayrec.evaluation.evaluate import Measure, evaluate_here
 from rayrec.evaluation.leakage import leakage_warnings, trained_on
 from rayrec.evaluation.outcomes import read_ranks
 from rayrec.evaluation.slices import accuracy
+from rayrec.inference.bundle import open_bundle
 from rayrec.inference.release import Release
 from rayrec.metrics.ranking import parse_metric
 from rayrec.metrics.significance import holm, paired_test
@@ -51,8 +52,8 @@ class Comparison:
         data: On what all were measured: ``name``, ``manifest``, ``digest``, ``view``, ``split``, ``exclude_seen``,
             ``simulated`` and ``users``.
         metrics: The accuracy metrics that are shown and tested.
-        models: Of each Release, in the order given: ``reference``, ``release``, ``kind``, ``trained_on_test`` (test
-            events that it was trained on, or why that is not known) and ``test``, its results.
+        models: Of each Release, in the order given: ``reference``, ``release``, ``bundle`` (which was measured),
+            ``kind``, ``trained_on_test`` and ``refit_on_test`` (see `FairBundle`) and ``test``, its results.
         tests: Of every Release but the first and every metric: ``model`` and ``metric``; the mean ``difference`` to the
             first with its 95 % interval from ``low`` to ``high``; ``p_value`` and, corrected for the number of tests,
             ``p_holm``; and with how many users it is ``better``, ``equal`` and ``worse``.
@@ -103,19 +104,17 @@ def compare_here(entrants: Sequence[Entrant], metrics: Sequence[str] = (), each:
     models, values = [], []
     for entrant in entrants:
         release, version = entrant.release, (dataset.name, dataset.number)
-        path, storage = release.content["models"]["main"], release.storage
-        measure = Measure(settings, names, version, pinned["view"], first.storage, path, storage, ("test",))
+        fair, storage = fair_bundle(release, dataset, pinned["view"], sequences), release.storage
+        measure = Measure(settings, names, version, pinned["view"], first.storage, fair.path, storage, ("test",))
         tested = evaluate_here(measure, each)["test"]
         if tested["users"] < 2:
             raise DataError(
                 f"only one user of Dataset '{dataset.name}' can be ranked, from whom nothing follows for others. "
                 "Compare on more data."
             )
-        manifest = release.bundle().manifest
-        about = {"reference": entrant.reference, "release": release.digest, "kind": manifest["kind"], "test": tested}
-        models.append(
-            about | {"trained_on_test": trained_on_test(manifest, storage, dataset, pinned["view"], sequences)}
-        )
+        about = {"reference": entrant.reference, "release": release.digest, "bundle": fair.path, "test": tested}
+        leaks = {"trained_on_test": fair.trained_on_test, "refit_on_test": fair.refit_on_test}
+        models.append(about | leaks | {"kind": release.bundle().manifest["kind"]})
         values.append(accuracy(read_ranks(first.storage, tested["outcomes"]), shown))
     data = {
         **pinned,
@@ -176,7 +175,47 @@ def _warnings(models: Sequence[Json], settings: Evaluation) -> list[str]:
             found.append(f"{name}: whether it was trained on test events is not known: {trained}")
         elif trained:
             found.append(f"{name} was trained on {trained:,} of the test events: it knows what it is asked for.")
+        if refit := model["refit_on_test"]:
+            found.append(f"{name}: {refit_note(refit)}.")
     return [*found, *leakage_warnings(models[0]["test"], settings.exclude_seen)]
+
+
+@dataclass(frozen=True)
+class FairBundle:
+    """Which bundle of a Release is to be measured on some test events.
+
+    Attributes:
+        path: The one that is served; where that was trained again on some of the test events, the one before, of which
+            the Release's own metrics are.
+        trained_on_test: How many of the test events it was trained on itself, or why that is not known.
+        refit_on_test: How many what is served was trained on, where that is therefore not measured; else 0.
+    """
+
+    path: str
+    trained_on_test: int | str
+    refit_on_test: int = 0
+
+
+def fair_bundle(release: Release, dataset: Dataset, view: str, tested: Sequences) -> FairBundle:
+    """The bundle of a Release's model to measure on the test events of a view.
+
+    Raises:
+        ModelError: A bundle is damaged or gone.
+    """
+    served, before = release.content["models"]["main"], release.evaluated["main"]
+
+    def known(path: str) -> int | str:
+        return trained_on_test(open_bundle(release.storage, path).manifest, release.storage, dataset, view, tested)
+
+    refit = known(served)
+    if served == before or not refit or isinstance(refit, str):
+        return FairBundle(served, refit)
+    return FairBundle(before, known(before), refit)
+
+
+def refit_note(events: int) -> str:
+    """What is to be said where a `FairBundle` is not what is served."""
+    return f"what it serves was trained again on {events:,} of the test events, so the model before that was measured"
 
 
 def trained_on_test(manifest: Json, storage: Storage, dataset: Dataset, view: str, tested: Sequences) -> int | str:
@@ -184,13 +223,12 @@ def trained_on_test(manifest: Json, storage: Storage, dataset: Dataset, view: st
 
     Users and items are matched by key, as they are when the model is asked.
     """
-    made_from = manifest["dataset"]
+    made_from, folds = manifest["dataset"], [FOLDS[name] for name in manifest["training"].get("folds", ["train"])]
     if (made_from["digest"], manifest["view"]) == (dataset.digest, view):
-        return 0
+        return trained_on(tested, tested, folds)
     try:
         trained = open_dataset(storage, made_from["name"], made_from["manifest"])
-        known = _translated(load_view(trained, manifest["view"]), trained, dataset)
-        return trained_on(tested, known, [FOLDS[name] for name in manifest["training"].get("folds", ["train"])])
+        return trained_on(tested, _translated(load_view(trained, manifest["view"]), trained, dataset), folds)
     except DataError as error:
         return str(error)
 

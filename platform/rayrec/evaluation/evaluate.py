@@ -17,7 +17,7 @@ from rayrec.data.splits import TRAIN
 from rayrec.data.tasks import by_ray, result
 from rayrec.data.user_groups import user_groups
 from rayrec.data.views import Sequences, load_view
-from rayrec.errors import DataError
+from rayrec.errors import DataError, ModelError
 from rayrec.evaluation.full_ranking import HeldOut, RankedUsers, ScoreFunction, rank_users
 from rayrec.evaluation.held_out import FUTURE, held_out
 from rayrec.evaluation.leakage import after_test, repeated_events
@@ -67,7 +67,7 @@ def evaluate(measure: Measure) -> Json:
     """Metrics of a bundle on the held-out folds.
 
     Returns:
-        By fold, where it has events and the model has not learnt from it: every metric at every cut-off, averaged over
+        By fold, where it has events: every metric at every cut-off, averaged over
         users; ``coverage``, ``popularity_bias``, ``novelty``, ``gini`` and, where items have declared features,
         ``diversity`` at every cut-off; ``users``, and how many were ``left_out``; ``intervals``, within which each
         accuracy metric's mean lies with 95 % confidence; ``slices``, accuracy of groups of users and items;
@@ -77,7 +77,7 @@ def evaluate(measure: Measure) -> Json:
 
     Raises:
         DataError: Nobody can be ranked, or the Dataset is damaged.
-        ModelError: The bundle is damaged.
+        ModelError: The bundle is damaged, or was trained on what it is to be measured on.
     """
     measured: Json = result(ray.remote(num_cpus=1)(evaluate_here).remote(measure, by_ray))
     return measured
@@ -87,11 +87,10 @@ def evaluate_here(measure: Measure, each: Each = here) -> Json:
     """`evaluate` in this process; ``each`` shares out users."""
     dataset = open_dataset(measure.storage, *measure.dataset_version)
     sequences = load_view(dataset, measure.view)
-    learnt = open_bundle(measure.bundle_storage, measure.bundle).manifest.get("training", {}).get("folds", ())
+    _check_not_learnt(measure, dataset)
     vectors, results = item_vectors(dataset, measure.view), {}
     for fold in measure.folds:
-        # What a model has learnt from says nothing of what it would do with something new.
-        if fold in learnt or not (sequences.folds == FUTURE[fold]).any():
+        if not (sequences.folds == FUTURE[fold]).any():
             continue
         users = held_out(sequences, fold)
         blocks = blocks_of(len(users), USERS_A_TASK)
@@ -115,6 +114,23 @@ def evaluate_here(measure: Measure, each: Each = here) -> Json:
     if timestamps is not None:
         results["test"]["after_test"] = after_test(sequences, timestamps)
     return results
+
+
+def _check_not_learnt(measure: Measure, dataset: Dataset) -> None:
+    """What a model has learnt from says nothing of what it would do with something new.
+
+    Raises:
+        ModelError: The model was trained on a fold that it is to be measured on.
+    """
+    manifest = open_bundle(measure.bundle_storage, measure.bundle).manifest
+    if (manifest["dataset"]["digest"], manifest["view"]) != (dataset.digest, measure.view):
+        return
+    learnt = [fold for fold in measure.folds if fold in manifest["training"].get("folds", ())]
+    if learnt:
+        raise ModelError(
+            f"evaluation: {measure.bundle} was trained on the {' and '.join(learnt)} events that it is to be measured "
+            "on. Measure the model before it was trained again: `served.evaluated` of its Release."
+        )
 
 
 def item_vectors(dataset: Dataset, view: str) -> np.ndarray | None:

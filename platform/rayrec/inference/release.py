@@ -19,7 +19,8 @@ class Release:
     Attributes:
         storage: Where it and its parts live.
         content: What it pins: ``models`` by role (``main`` and ``popular``) and their ``variants``, the ``dataset``
-            with its catalogue and transforms, the funnel's policy, the test metrics.
+            with its catalogue and transforms, the funnel's policy, the test metrics; ``served``: the folds that
+            ``models`` learnt from, and the bundles by role that were ``evaluated``.
     """
 
     storage: Storage
@@ -44,6 +45,12 @@ class Release:
     def name(self) -> str:
         """The name it is registered under."""
         return str(self.content["name"])
+
+    @property
+    def evaluated(self) -> dict[str, str]:
+        """The bundles by role that the test metrics are of: not what is served, where that was trained again."""
+        bundles: dict[str, str] = self.content.get("served", {}).get("evaluated", self.content["models"])
+        return bundles
 
     def bundle(self, role: str = "main") -> Bundle:
         """The model in a role, checked.

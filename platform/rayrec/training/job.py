@@ -24,11 +24,14 @@ class TrainJob:
     """What a training worker is told.
 
     Attributes:
-        recipe: The recipe; `model` and `training` are read.
+        recipe: The recipe; `model`, `training` and `evaluation` are read.
         dataset_version: Name and manifest number of the Dataset.
         view: Digest of the view.
         storage: Where they are, and where the bundle goes.
         bundle_name: The bundle's folder is ``models/BUNDLE_NAME``.
+        folds: What is learnt from: of ``train``, ``validation`` and ``test``.
+        epochs: Train so many by gradient, on the schedule of the recipe's ``training.epochs``, and keep the last; None
+            validates, and keeps the best.
     """
 
     recipe: Recipe
@@ -36,11 +39,26 @@ class TrainJob:
     view: str
     storage: Storage
     bundle_name: str
+    folds: tuple[str, ...] = ("train",)
+    epochs: int | None = None
 
     @property
-    def folds(self) -> tuple[int, ...]:
-        """The folds that are learnt from."""
-        return tuple(FOLDS[name] for name in self.recipe.training.folds)
+    def fold_numbers(self) -> tuple[int, ...]:
+        """The folds that are learnt from, as `Sequences` have them."""
+        return tuple(FOLDS[name] for name in self.folds)
+
+    @property
+    def settings(self) -> Json:
+        """The settings of this training; ``refit`` says what is trained afterwards, so it is none of them."""
+        settings: Json = self.recipe.sections("training")["training"]
+        del settings["refit"]
+        return {**settings, "folds": list(self.folds), "stopped_after": self.epochs}
+
+
+def best_epoch(storage: Storage, bundle: str) -> int | None:
+    """How many epochs a published model was trained, up to its best one; None of models that are fitted at once."""
+    epoch: int | None = storage.read_json(f"{bundle}/metrics.json").get("best_epoch")
+    return epoch
 
 
 def load(job: TrainJob) -> tuple[Sequences, Dataset]:
@@ -60,7 +78,7 @@ def publish(job: TrainJob, model: Recommender, sequences: Sequences, dataset: Da
         "view": job.view,
         "vocabulary": {table: listed["sha256"] for table, listed in dataset.manifest["vocab"].items()},
         "transforms": open_view(dataset, job.view)["transform"],
-        "training": job.recipe.sections("training")["training"],
+        "training": job.settings,
         "parents": [],
     }
     return publish_bundle(
@@ -76,7 +94,7 @@ def publish(job: TrainJob, model: Recommender, sequences: Sequences, dataset: Da
 
 def interactions(job: TrainJob, sequences: Sequences) -> Interactions:
     """The training events of the view, with what is declared of them and of the items."""
-    return training_interactions(open_dataset(job.storage, *job.dataset_version), job.view, sequences, job.folds)
+    return training_interactions(open_dataset(job.storage, *job.dataset_version), job.view, sequences, job.fold_numbers)
 
 
 def _request(histories: Histories, user: int) -> tuple[np.ndarray, Context]:

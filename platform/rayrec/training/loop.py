@@ -102,6 +102,7 @@ def train(
     feed: Feed,
     validate: Callable[[Recommender], Metrics],
     after_epoch: Callable[[Run], None],
+    epochs: int | None = None,
 ) -> Progress:
     """Train until the epochs are done or the validation metric no longer rises.
 
@@ -110,6 +111,8 @@ def train(
         feed: The training batches.
         validate: Metrics of a model, `Run.judged`, on the validation events, equal on every worker.
         after_epoch: Called on every worker after each epoch; ``best_epoch == epoch`` in its progress marks a new best.
+        epochs: Stop after so many, on the schedule of all that the settings say: the path of a longer training, up to
+            there. By default all.
 
     Raises:
         DataError: There is nothing to train on.
@@ -121,8 +124,9 @@ def train(
             "Leave-one-out sets two events of each user aside: it takes users with four or more."
         )
     settings, progress = run.settings, run.progress
+    last = settings.epochs if epochs is None else epochs
     wrapped = DistributedDataParallel(run.learner) if run.world.size > 1 else run.learner
-    while progress.epoch < settings.epochs and progress.epoch - progress.best_epoch < settings.patience:
+    while progress.epoch < last and progress.epoch - progress.best_epoch < settings.patience:
         began = time.perf_counter()
         loss, tokens, rate = _epoch(run, wrapped, feed)
         seconds = time.perf_counter() - began

@@ -182,9 +182,9 @@ def _train_here(job: TrainJob, checkpoints: Checkpoints, reports: Any) -> str | 
     best = _Best(snapshot(model))
     if epoch:
         best.state = checkpoints.load(run, epoch)
-    feed = feed_for(model, sequences.fold(*job.folds), recipe.training, world.part_overhead)
-    validate = _validator(recipe, sequences, world)
-    train(run, feed, validate, lambda run: _after_epoch(run, best, checkpoints, reports))
+    feed = feed_for(model, sequences.fold(*job.fold_numbers), recipe.training, world.part_overhead)
+    validate = _validator(job, sequences, world)
+    train(run, feed, validate, lambda run: _after_epoch(run, best, checkpoints, reports), job.epochs)
     if world.rank:
         return None
     model.load_state_dict(best.state)
@@ -220,14 +220,17 @@ def _after_epoch(run: Run, best: _Best, checkpoints: Checkpoints, reports: Any) 
     ray.train.report(entry)
 
 
-def _validator(recipe: Recipe, sequences: Sequences, world: World) -> Callable[[Recommender], Metrics]:
-    """Full ranking of the validation fold, the users shared out among the workers; nothing where there is none."""
-    if "validation" in recipe.training.folds or not (sequences.folds == VALIDATION).any():
+def _validator(job: TrainJob, sequences: Sequences, world: World) -> Callable[[Recommender], Metrics]:
+    """Full ranking of the validation fold, the users shared out among the workers; nothing where none is left."""
+    recipe = job.recipe
+    if job.epochs is not None:
+        return lambda model: {}
+    if "validation" in job.folds or not (sequences.folds == VALIDATION).any():
         if world.rank == 0:
             _LOG.warning(
                 "training: no events are left for validation, so all %d epochs are trained and the last one is kept. "
-                "To stop at the best one, leave validation out of training.folds, or with data.split.kind = given "
-                "set data.split.validation to a share of the training events such as 0.1.",
+                "To stop at the best one, set data.split so that there are some; for kind = given, set "
+                "data.split.validation to a share of the training events such as 0.1.",
                 recipe.training.epochs,
             )
         return lambda model: {}
