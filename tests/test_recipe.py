@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from rayrec.errors import RecipeError
+from rayrec.models.objective import Objective
 from rayrec.models.registry import MODELS
 from rayrec.recipe import Recipe
 from rayrec.recipe_files import json_schema, load_recipe, packaged_recipes, parse_recipe, to_yaml
@@ -64,7 +65,15 @@ def test_a_packaged_recipe_satisfies_the_json_schema(name: str) -> None:
     jsonschema.validate(yaml.safe_load(to_yaml(load_recipe(name))), schema)
 
 
-@pytest.mark.parametrize("wrong", [{"trainin": {}}, {"model": {"name": "sasrec", "dims": 3}}, {"model": {"dim": 3}}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"trainin": {}},
+        {"model": {"name": "sasrec", "dims": 3}},
+        {"model": {"dim": 3}},
+        {"training": {"objective": {"los": "bce"}}},
+    ],
+)
 def test_the_json_schema_refuses_what_the_recipe_refuses(wrong: dict[str, Any]) -> None:
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(raw(**wrong), json_schema())
@@ -98,6 +107,7 @@ def test_a_recipe_cannot_be_changed() -> None:
     [
         ({"trainin": {}}, "trainin: unknown key. Did you mean 'training'?"),
         ({"training": {"epoch": 3}}, "training.epoch: unknown key. Did you mean 'epochs'?"),
+        ({"training": {"objective": {"los": "bce"}}}, "training.objective.los: unknown key. Did you mean 'loss'?"),
         ({"model": {"dims": 3}}, "model.dims: unknown key. Did you mean 'dim'?"),
         ({"model": {"name": "popularity", "dim": 3}}, "model.dim: unknown key."),
         (
@@ -119,6 +129,9 @@ def test_an_unknown_key_is_named_with_the_nearest_valid_one(sections: dict[str, 
         ({"training": {"learning_rate": float("nan")}}, "learning_rate must be above 0, not nan"),
         ({"training": {"metric": "ndgc@10"}}, "'ndgc@10', did you mean 'ndcg@10'"),
         ({"training": {"workers": -1}}, "training.workers = -1: "),
+        ({"training": {"objective": {"loss": "bse"}}}, "training.objective.loss = 'bse': "),
+        ({"training": {"objective": {"negatives": 0}}}, "training.objective: negatives must be at least 1"),
+        ({"training": {"objective": "bce"}}, "training.objective = 'bce': "),
         ({"model": {"dim": 65, "heads": 2}}, "model: dim (65) must be a multiple of heads (2)"),
         ({"model": "sasrec"}, "model = 'sasrec': expected keys such as"),
         ({"model": {"name": ["sasrec"]}}, "no model is called"),
@@ -206,6 +219,11 @@ def test_an_override_reaches_nested_keys_and_list_positions(file: Path) -> None:
     assert recipe.evaluation.ks == (1, 20)
 
 
+def test_an_override_chooses_the_loss_and_leaves_its_other_settings(file: Path) -> None:
+    objective = overridden(file, "training.objective.loss=gbce", "training.objective.negatives=64").training.objective
+    assert objective == Objective(loss="gbce", negatives=64)
+
+
 def test_an_overriding_value_is_yaml(file: Path) -> None:
     recipe = overridden(file, "evaluation.ks=[3, 5]", "storage=", "data.sources.0.columns={user: a, item: b=c}")
     assert recipe.evaluation.ks == (3, 5)
@@ -276,7 +294,7 @@ def test_simulated_data_does_not_hide_a_recipe_that_is_wrong(tmp_path: Path, bod
 
 def test_the_json_schema_says_what_every_setting_of_models_and_training_means() -> None:
     schema = json_schema()
-    described = [*schema["properties"]["model"]["anyOf"], schema["$defs"]["Training"]]
+    described = [*schema["properties"]["model"]["anyOf"], schema["$defs"]["Training"], schema["$defs"]["Objective"]]
     missing = [
         (config["properties"].get("name", {}).get("const"), key)
         for config in described

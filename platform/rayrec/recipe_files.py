@@ -18,6 +18,7 @@ from pydantic import ConfigDict, TypeAdapter
 
 from rayrec.artifacts import Json
 from rayrec.errors import RecipeError
+from rayrec.models.objective import Objective
 from rayrec.models.registry import MODELS, model_class
 from rayrec.recipe import ModelChoice, Recipe, Training
 
@@ -84,7 +85,9 @@ def json_schema() -> Json:
         choices.append({**config, "required": ["name"]})
     schema["properties"]["model"] = {"anyOf": choices, "description": "The model and its architecture."}
     schema["required"] = ["name", "data"]
-    schema["$defs"]["Training"]["properties"] = _described_by(Training, schema["$defs"]["Training"])
+    for settings in (Training, Objective):
+        definition = schema["$defs"][settings.__name__]
+        definition["properties"] = _described_by(settings, definition)
     return schema
 
 

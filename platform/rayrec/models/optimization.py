@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from rayrec.models.checks import require
@@ -41,7 +41,8 @@ class Optimization:
         precision: ``bf16`` runs forward and backward under autocast on a GPU; ``auto`` does so where there is one.
         random_windows: Share of the histories longer than ``max_length`` that are cut at a random event instead of at
             the latest, drawn anew each epoch; 0 learns from everybody's latest events only.
-        seed: Seed of initial weights, batch order, windows and dropout.
+        objective: What models of sequences learn: their loss, and which items a target is set against.
+        seed: Seed of initial weights, batch order, windows, dropout and negatives.
     """
 
     epochs: int = 100
@@ -63,6 +64,7 @@ class Optimization:
     metric: str = "ndcg@10"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     random_windows: float = 0.5
+    objective: Objective = field(default_factory=Objective)
     seed: int = 0
     objective: Objective = Objective()
 
