@@ -66,7 +66,6 @@ class Optimization:
     random_windows: float = 0.5
     objective: Objective = field(default_factory=Objective)
     seed: int = 0
-    objective: Objective = Objective()
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "patience"):
