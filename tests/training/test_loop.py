@@ -259,8 +259,7 @@ def test_row_wise_adagrad_trains_the_tables_of_every_model(name: str) -> None:
     chosen = settings(epochs=10, table_optimizer="row-wise-adagrad", learning_rate=0.1)
     torch.manual_seed(0)
     model = found(found.Config(dim=4), ITEMS)
-    model.observe(Interactions(HISTORIES, ITEMS))
-    run = start(model, chosen, World())
+    run = start(model, Interactions(HISTORIES, ITEMS), chosen, World())
     train(run, feed_for(model, HISTORIES, chosen), rising, nothing)
     assert losses(run)[-1] < losses(run)[0]
 
