@@ -36,6 +36,8 @@ from rayrec.training.loop import World, start, train
 # Enough to be clearly above popularity; their full length is in benchmarks/quality.py.
 SHORT = {
     "sasrec": ["model.dim=32", "model.max_length=50", "training.epochs=8", "training.learning_rate=0.005"],
+    "esasrec": ["model.dim=32", "model.max_length=50", "training.epochs=8", "training.learning_rate=0.005"],
+    "hstu": ["model.dim=32", "model.max_length=50", "training.epochs=8", "training.learning_rate=0.005"],
     "bpr": ["training.epochs=6"],
     "item2vec": ["training.epochs=6", "training.learning_rate=0.005"],
     "lightgcn": ["training.epochs=8", "training.batch_size=4096", "training.learning_rate=0.02"],

@@ -25,6 +25,8 @@ from rayrec.training.loop import World, start, train
 ITEMS = 20
 LENGTH = 6
 CONFIGS: dict[str, dict[str, Any]] = {
+    "esasrec": {"dim": 32, "blocks": 2, "heads": 2, "dropout": 0.1, "max_length": 12},
+    "hstu": {"dim": 32, "blocks": 2, "heads": 2, "dropout": 0.1, "max_length": 12},
     "sasrec": {"dim": 32, "blocks": 2, "heads": 2, "dropout": 0.1, "max_length": 12},
 }
 HISTORY = torch.tensor([[0, 0, 3, 7, 1, 12], [5, 5, 9, 2, 20, 3], [0, 0, 0, 0, 0, 4]])
@@ -113,7 +115,7 @@ def test_it_is_asked_as_it_was_trained(model: SequenceModel) -> None:
     """The state at the last event while training is the one that is recommended by."""
     whole = HISTORY[1:2]
     state = states(model, whole)[:, -1]
-    expected = state @ model.item.all_rows()[1:].T
+    expected = state @ model.outputs.all_rows()[1:].T
     if model.bias is not None:
         expected = expected + model.bias[1:]
     torch.testing.assert_close(scores(model, whole), expected / model.item.dim**0.5, rtol=1e-4, atol=1e-4)

@@ -260,7 +260,7 @@ def test_row_wise_adagrad_trains_the_tables_of_every_model(name: str) -> None:
     torch.manual_seed(0)
     model = found(found.Config(dim=4), ITEMS)
     run = start(model, Interactions(HISTORIES, ITEMS), chosen, World())
-    train(run, feed_for(model, HISTORIES, chosen), rising, nothing)
+    train(run, feed_for(model, HISTORIES, chosen, overhead=0), rising, nothing)
     assert losses(run)[-1] < losses(run)[0]
 
 

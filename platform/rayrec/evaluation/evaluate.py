@@ -176,8 +176,7 @@ def _aligned(scorer: Scorer, item_keys: Sequence[str]) -> ScoreFunction:
     rows = np.array([0, *(scorer.rows.get(key, 0) for key in item_keys)], dtype=np.int64)
 
     def score(asked: Inputs) -> np.ndarray:
-        known = rows[asked["history"]]
-        times = asked.get("times", np.zeros((len(known), known.shape[1] + 1), np.int64))
+        known, times = rows[asked["history"]], asked["times"]
         contexts = [Context(np.append(t[:-1][row != 0], t[-1])) for row, t in zip(known, times, strict=True)]
         return np.asarray(scorer.score([row[row != 0] for row in known], contexts)[:, rows])
 

@@ -55,11 +55,11 @@ class HeldOut:
     def asked(self, places: np.ndarray, length: int) -> Inputs:
         """What some users are asked with: their latest events, at the moment of the first held-out one."""
         past, everyone = self.past.of_users(places), np.arange(len(places))
-        asked = {"history": past.last(everyone, length)}
+        history = past.last(everyone, length)
         if past.times is None or self.future.times is None:
-            return asked
+            return {"history": history, "times": np.zeros((len(places), length + 1), np.int64)}
         now = self.future.times[self.future.offsets[places]]
-        return asked | {"times": np.column_stack([past.last_times(everyone, length), now])}
+        return {"history": history, "times": np.column_stack([past.last_times(everyone, length), now])}
 
     def part(self, rank: int, size: int) -> HeldOut:
         """Every ``size``-th user from ``rank`` on."""

@@ -65,3 +65,32 @@ class ReplicatedTable(nn.Module):
         """The distinct rows, padding left out: ``[n]`` int64."""
         distinct = torch.unique(rows)
         return distinct[distinct != 0]
+
+
+class NormalizedTable:
+    """A view of a table in which every vector has length 1, so that products are cosines; padding stays at zero.
+
+    Args:
+        table: The table whose vectors are learnt.
+    """
+
+    def __init__(self, table: EmbeddingTable) -> None:
+        self.table = table
+        self.num_rows = table.num_rows
+        self.dim = table.dim
+
+    def lookup(self, rows: Tensor) -> Tensor:
+        """Vectors of ``rows``: ``[...]`` int64 to ``[..., dim]``."""
+        return functional.normalize(self.table.lookup(rows), dim=-1)
+
+    def all_rows(self) -> Tensor:
+        """Every vector: ``[num_rows, dim]``."""
+        return functional.normalize(self.table.all_rows(), dim=-1)
+
+    def optimizer_parameters(self) -> list[nn.Parameter]:
+        """Those of the table."""
+        return self.table.optimizer_parameters()
+
+    def changed_rows(self, rows: Tensor) -> Tensor:
+        """Those of the table."""
+        return self.table.changed_rows(rows)

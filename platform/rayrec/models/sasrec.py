@@ -12,6 +12,7 @@ dropped, only what is added to the residual stream; positions count from the lat
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -132,6 +133,7 @@ class SASRec(SequenceModel):
 
     kind = "sasrec"
     Config = SASRecConfig
+    block: ClassVar[type[nn.Module]] = Block
 
     def __init__(self, config: SASRecConfig, num_items: int) -> None:
         super().__init__()
@@ -141,7 +143,7 @@ class SASRec(SequenceModel):
         # Counted from the end: position 0 is the latest event, whatever the length of the history.
         self.position = nn.Parameter(torch.randn(config.max_length, config.dim) * 0.02)
         self.dropout = nn.Dropout(config.dropout)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.blocks))
+        self.blocks = nn.ModuleList(self.block(config) for _ in range(config.blocks))
         self.norm = nn.LayerNorm(config.dim)
 
     def states(self, history: Tensor, times: Tensor | None = None) -> Tensor:

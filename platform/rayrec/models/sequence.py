@@ -22,7 +22,7 @@ class SequenceModel(Recommender):
     the digits that people compare (docs/decisions.md).
 
     Attributes:
-        item: The table that states are compared with.
+        item: The vectors of the items.
         bias: ``[num_items + 1]`` float32, added to the products; None for models without.
         timed: Whether the model reads when events were. Then ``times`` is given everywhere: of each event, and of the
             moment that is asked for. Only differences may count, so that any origin will do.
@@ -46,6 +46,11 @@ class SequenceModel(Recommender):
     def reads(self) -> tuple[str, ...]:
         """The history, and times if they matter."""
         return ("history", "times") if self.timed else ("history",)
+
+    @property
+    def outputs(self) -> EmbeddingTable:
+        """What states are compared with, in the objective and in scores: the item table, or a view of it."""
+        return self.item
 
     @abstractmethod
     def states(self, history: Tensor, times: Tensor | None = None) -> Tensor:
@@ -89,7 +94,7 @@ class SequenceModel(Recommender):
     def score(self, history: Tensor, times: Tensor | None = None) -> Tensor:
         """``[B, L]`` int64 (and times, see `latest`) to ``[B, num_items + 1]`` float32."""
         scale = 1.0 / math.sqrt(self.item.dim)
-        scores = (self.latest(history, times) * scale) @ self.item.all_rows().T
+        scores = (self.latest(history, times) * scale) @ self.outputs.all_rows().T
         return scores if self.bias is None else scores + self.bias * scale
 
 

@@ -50,7 +50,7 @@ class NextItem(Learner):
         """See `Learner`."""
         found = [self.model.examples(part.inputs, part.targets, part.times) for part in parts]
         states, targets = (torch.cat(pieces) for pieces in zip(*found, strict=True))
-        loss: Tensor = self.loss(states, targets, self.model.item, self.model.bias)
+        loss: Tensor = self.loss(states, targets, self.model.outputs, self.model.bias)
         return loss
 
 
