@@ -14,9 +14,11 @@ if TYPE_CHECKING:
 MODELS = {
     "als": "rayrec.models.als:ALS",
     "bpr": "rayrec.models.bpr:BPR",
+    "caser": "rayrec.models.caser:Caser",
     "content": "rayrec.models.content:Content",
     "ease": "rayrec.models.ease:EASE",
     "gf-cf": "rayrec.models.gf_cf:GFCF",
+    "gru4rec": "rayrec.models.gru4rec:GRU4Rec",
     "item-knn": "rayrec.models.item_knn:ItemKNN",
     "item2vec": "rayrec.models.item2vec:Item2Vec",
     "lightgcn": "rayrec.models.lightgcn:LightGCN",
