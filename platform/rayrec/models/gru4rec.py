@@ -6,8 +6,8 @@ Hidasi, Karatzoglou, Baltrunas and Tikk, "Session-based Recommendations with Rec
 (https://arxiv.org/abs/1706.03847).
 
 Differences: a batch holds whole windows of histories, whose gradients go back to their first event, instead of one
-event each of sessions that run in parallel; the objective is the recipe's (full softmax unless it says otherwise); items
-have no bias; a projection brings states to the width of item vectors where they differ; LSTM cells may be had.
+event each of sessions that run in parallel; the objective is the recipe's (full softmax unless it says otherwise);
+items have no bias; a projection brings states to the width of item vectors where they differ; LSTM cells may be had.
 """
 
 from __future__ import annotations
@@ -74,17 +74,15 @@ class Recurrent(nn.Module):
 
     def _onnx(self, events: Tensor) -> Tensor:
         """ONNX's own operator: as torch 2.13 traces its own, the length is frozen from a process's second export on."""
-        layer = self.layer
-        weights = [_in_order(self.cell, weight).unsqueeze(0) for weight in (layer.weight_ih_l0, layer.weight_hh_l0)]
-        biases = [_in_order(self.cell, bias) for bias in (layer.bias_ih_l0, layer.bias_hh_l0)]
+        of_event, of_state, *biases = (_in_order(self.cell, each).unsqueeze(0) for each in self.layer.all_weights[0])
         # As torch computes a GRU: the reset gate acts on what the state became, not on the state.
         reset = {"linear_before_reset": 1} if self.cell == "gru" else {}
         states = torch.onnx.ops.symbolic(
             self.cell.upper(),
-            (events.transpose(0, 1), *weights, torch.cat(biases).unsqueeze(0)),
-            {"hidden_size": layer.hidden_size, **reset},
+            (events.transpose(0, 1), of_event, of_state, torch.cat(biases, 1)),
+            {"hidden_size": self.layer.hidden_size, **reset},
             dtype=events.dtype,
-            shape=(events.shape[1], 1, events.shape[0], layer.hidden_size),  # one direction
+            shape=(events.shape[1], 1, events.shape[0], self.layer.hidden_size),  # one direction
         )
         return states.squeeze(1).transpose(0, 1)
 
