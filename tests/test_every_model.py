@@ -39,6 +39,8 @@ SHORT = {
     "esasrec": ["model.dim=32", "model.max_length=50", "training.epochs=8", "training.learning_rate=0.005"],
     "hstu": ["model.dim=32", "model.max_length=50", "training.epochs=8", "training.learning_rate=0.005"],
     "bpr": ["training.epochs=6"],
+    "caser": ["model.dim=32", "model.max_length=50", "training.epochs=4", "training.learning_rate=0.005"],
+    "gru4rec": ["model.dim=32", "model.max_length=50", "training.epochs=4", "training.learning_rate=0.005"],
     "item2vec": ["training.epochs=6", "training.learning_rate=0.005"],
     "lightgcn": ["training.epochs=8", "training.batch_size=4096", "training.learning_rate=0.02"],
 }

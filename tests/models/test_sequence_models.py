@@ -25,7 +25,9 @@ from rayrec.training.loop import World, start, train
 ITEMS = 20
 LENGTH = 6
 CONFIGS: dict[str, dict[str, Any]] = {
+    "caser": {"dim": 32, "window": 4, "dropout": 0.1, "max_length": 12},
     "esasrec": {"dim": 32, "blocks": 2, "heads": 2, "dropout": 0.1, "max_length": 12},
+    "gru4rec": {"dim": 32, "hidden": 24, "layers": 2, "dropout": 0.1, "max_length": 12},
     "hstu": {"dim": 32, "blocks": 2, "heads": 2, "dropout": 0.1, "max_length": 12},
     "sasrec": {"dim": 32, "blocks": 2, "heads": 2, "dropout": 0.1, "max_length": 12},
 }

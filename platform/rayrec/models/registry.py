@@ -14,10 +14,12 @@ if TYPE_CHECKING:
 MODELS = {
     "als": "rayrec.models.als:ALS",
     "bpr": "rayrec.models.bpr:BPR",
+    "caser": "rayrec.models.caser:Caser",
     "content": "rayrec.models.content:Content",
     "ease": "rayrec.models.ease:EASE",
     "esasrec": "rayrec.models.esasrec:ESASRec",
     "gf-cf": "rayrec.models.gf_cf:GFCF",
+    "gru4rec": "rayrec.models.gru4rec:GRU4Rec",
     "hstu": "rayrec.models.hstu:HSTU",
     "item-knn": "rayrec.models.item_knn:ItemKNN",
     "item2vec": "rayrec.models.item2vec:Item2Vec",
