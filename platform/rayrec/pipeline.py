@@ -38,7 +38,7 @@ _LOG = logging.getLogger(__name__)
 Metrics = dict[str, float]
 
 BASE = ("errors", "artifacts", "features", "recipe", "recipe_data")
-LEARNT_FROM = ("data/views", "data/interactions", "data/item_features")
+LEARNT_FROM = ("data/views", "data/interactions", "data/item_features", "data/user_features")
 CODE = {
     "prepare": (*BASE, "data"),
     "baseline": (*BASE, "metrics", "models", *LEARNT_FROM, "inference", "evaluation/full_ranking", "training"),

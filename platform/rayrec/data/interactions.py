@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 import pyarrow as pa
 
 from rayrec.data.dataset import Dataset, read_part
 from rayrec.data.item_features import item_features
 from rayrec.data.splits import TRAIN
+from rayrec.data.user_features import context_features, user_features
 from rayrec.data.views import Sequences, open_view
 from rayrec.models.interactions import Interactions
 
 
 def training_interactions(
-    dataset: Dataset, view: str, sequences: Sequences, folds: tuple[int, ...] = (TRAIN,)
+    dataset: Dataset,
+    view: str,
+    sequences: Sequences,
+    folds: tuple[int, ...] = (TRAIN,),
+    reads: Collection[str] = (),
 ) -> Interactions:
     """The events that are learnt from, with times and weights where the view has them, and what is known of its items.
+
+    Args:
+        dataset: The Dataset.
+        view: Digest of the view.
+        sequences: The view.
+        folds: The folds that are learnt from.
+        reads: What else is wanted: features of the ``user``, of the ``context`` (see `Recommender.reads`).
 
     Raises:
         DataError: A part of the view is missing or was changed.
@@ -28,6 +42,8 @@ def training_interactions(
         timestamps=event_column(dataset, view, "timestamps", trained) if timed else None,
         weights=event_column(dataset, view, "weights", trained),
         item_features=item_features(dataset, view),
+        user_features=user_features(dataset, view) if "user" in reads else None,
+        context_features=context_features(dataset, view, trained) if "context" in reads else None,
     )
 
 

@@ -14,6 +14,7 @@ from rayrec.data.views import Sequences, load_view, open_view
 from rayrec.inference.bundle import publish_bundle
 from rayrec.models.base import Recommender
 from rayrec.models.interactions import Interactions
+from rayrec.models.registry import model_class
 from rayrec.recipe import Recipe
 
 
@@ -66,5 +67,6 @@ def publish(job: TrainJob, model: Recommender, sequences: Sequences, dataset: Da
 
 
 def interactions(job: TrainJob, sequences: Sequences) -> Interactions:
-    """The training events of the view, with what is declared of them and of the items."""
-    return training_interactions(open_dataset(job.storage, *job.dataset_version), job.view, sequences, job.folds)
+    """The training events of the view, with what is declared of items and of what else the model reads."""
+    dataset, reads = open_dataset(job.storage, *job.dataset_version), model_class(job.recipe.model.name).reads
+    return training_interactions(dataset, job.view, sequences, job.folds, reads)
