@@ -68,8 +68,9 @@ def trained(job: TrainJob, sequences: Sequences, prepared: Prepared) -> str:
         return path
     torch.manual_seed(0)
     model = model_class(job.recipe.model.name)(job.recipe.model.config, len(sequences.item_keys))
-    feed = feed_for(model, sequences.fold(*job.folds), job.recipe.training, overhead=256)
-    run = start(model, interactions(job, sequences), job.recipe.training, World())
+    observed = interactions(job, sequences)
+    feed = feed_for(model, observed, job.recipe.training, overhead=256)
+    run = start(model, observed, job.recipe.training, World())
     train(run, feed, lambda model: {}, lambda run: None)
     return publish(job, model.eval(), sequences, prepared.dataset, {})
 
