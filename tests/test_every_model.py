@@ -39,6 +39,7 @@ SHORT = {
     "bpr": ["training.epochs=6"],
     "item2vec": ["training.epochs=6", "training.learning_rate=0.005"],
     "lightgcn": ["training.epochs=8", "training.batch_size=4096", "training.learning_rate=0.02"],
+    "two-tower": ["model.max_length=50", "training.epochs=4", "training.learning_rate=0.005"],
 }
 
 
