@@ -65,7 +65,7 @@ def written_out(model: TwoTower, events: list[int], user: Tensor, context: Tenso
     vectors = [model.item.all_rows()[event] for event in events]
     means = [torch.stack(some).mean(0) for some in (vectors, vectors[-2:])]
     layer = torch.cat([model.means.weight, model.user.weight, model.context.weight], 1)
-    hidden = layer @ torch.cat([*means, user, context]) + model.means.bias
+    hidden = layer @ torch.cat([model.norm(torch.cat(means)), user, context]) + model.means.bias
     state: Tensor = model.state(hidden)
     return state
 
@@ -136,7 +136,7 @@ def trained(lists: list[list[int]], genres: np.ndarray, **features: SparseRows) 
 
 def test_who_asks_and_when_decide_where_the_history_does_not() -> None:
     """After item 1, users of the first group take 2 mornings and 3 evenings, those of the second 4 and 5."""
-    groups, evenings = np.arange(80) % 2, np.arange(80) // 2 % 2
+    groups, evenings = np.arange(160) % 2, np.arange(160) // 2 % 2
     lists = [[1, 2 + 2 * group + evening] for group, evening in zip(groups, evenings, strict=True)]
     users = sparse(np.eye(2, dtype=np.float32)[groups])
     contexts = sparse(np.eye(2, dtype=np.float32)[np.repeat(evenings, 2)])

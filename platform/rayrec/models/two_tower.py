@@ -5,13 +5,13 @@ Covington, Adams and Sargin, "Deep Neural Networks for YouTube Recommendations",
 Recommendations", RecSys 2019 (https://doi.org/10.1145/3298689.3346996). It is for what is declared of users, items and
 the moment, and for items and users that nobody knows yet.
 
-Differences: beside the mean of all events stands that of the latest few, because the next event is more like them;
-every event of a history is an example, from those before it; the history is read by the item tower's own vectors. An
-item's vector is the sum of its own and of its features' (Kula, "Metadata Embeddings for User and Item Cold-start
-Recommendations", CBRecSys 2015, https://arxiv.org/abs/1507.08439), where YouTube has no features and Yi et al. a
-network: what was never seen then adds nothing. That features carry weight where an item's own vector could do the work
-is from Volkovs, Yu and Poutanen, "DropoutNet: Addressing Cold Start in Recommender Systems", NIPS 2017: some of what is
-known is hidden while training.
+Differences: beside the mean of all events stands that of the latest few, because the next event is more like them, and
+both are normalised; every event of a history is an example, from those before it; the history is read by the item
+tower's own vectors. An item's vector is the sum of its own and of its features' (Kula, "Metadata Embeddings for User
+and Item Cold-start Recommendations", CBRecSys 2015, https://arxiv.org/abs/1507.08439), where YouTube has no features
+and Yi et al. a network: what was never seen then adds nothing. That features carry weight where an item's own vector
+could do the work is from Volkovs, Yu and Poutanen, "DropoutNet: Addressing Cold Start in Recommender Systems", NIPS
+2017: some of what is known is hidden while training.
 """
 
 from __future__ import annotations
@@ -92,6 +92,8 @@ class TwoTower(SequenceModel):
         self.config = config
         self.num_items = num_items
         self.item: ItemTower = ItemTower(num_items + 1, config.dim, config.hide)
+        # Means of small vectors would be lost beside the bias (docs/decisions.md).
+        self.norm = nn.LayerNorm(2 * config.dim)
         self.means = nn.Linear(2 * config.dim, config.hidden)
         self.user = Features(config.hidden)
         self.context = Features(config.hidden)
@@ -159,7 +161,7 @@ class TwoTower(SequenceModel):
 
     def _state(self, means: Tensor, user: Tensor | None, context: Tensor | None) -> Tensor:
         """Means ``[..., 2 D]`` and features to states ``[..., D]``: one layer over all of them side by side."""
-        hidden = self.means(means)
+        hidden = self.means(self.norm(means))
         for features, layer in ((user, self.user), (context, self.context)):
             if features is not None:
                 hidden = hidden + layer(shown(features, self.config.hide if self.training else 0.0))
