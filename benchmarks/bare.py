@@ -82,9 +82,10 @@ def train_once(view: dict[str, np.ndarray], name: str, architecture: dict[str, A
 
     trained = histories.keep(view["folds"] == 0)
     world = World(device=device)
-    feed = feed_for(model, trained, settings, world.part_overhead)
+    observed = Interactions(trained, model.num_items)
+    feed = feed_for(model, observed, settings, world.part_overhead)
     began = time.perf_counter()
-    run = start(model, Interactions(trained, model.num_items), settings, world)
+    run = start(model, observed, settings, world)
     progress = train(run, feed, lambda model: measure(model, "validation"), after_epoch)
     seconds = time.perf_counter() - began
     rate = float(np.median([entry["tokens_per_second"] for entry in progress.history]))

@@ -43,6 +43,7 @@ SHORT = {
     "gru4rec": ["model.dim=32", "model.max_length=50", "training.epochs=4", "training.learning_rate=0.005"],
     "item2vec": ["training.epochs=6", "training.learning_rate=0.005"],
     "lightgcn": ["training.epochs=8", "training.batch_size=4096", "training.learning_rate=0.02"],
+    "two-tower": ["model.max_length=50", "training.epochs=4", "training.learning_rate=0.005"],
 }
 
 
@@ -72,8 +73,9 @@ def trained(job: TrainJob, sequences: Sequences, prepared: Prepared) -> str:
         return path
     torch.manual_seed(0)
     model = model_class(job.recipe.model.name)(job.recipe.model.config, len(sequences.item_keys))
-    feed = feed_for(model, sequences.fold(*job.fold_numbers), job.recipe.training, overhead=256)
-    run = start(model, interactions(job, sequences), job.recipe.training, World())
+    observed = interactions(job, sequences)
+    feed = feed_for(model, observed, job.recipe.training, overhead=256)
+    run = start(model, observed, job.recipe.training, World())
     train(run, feed, lambda model: {}, lambda run: None)
     return publish(job, model.eval(), sequences, prepared.dataset, {})
 

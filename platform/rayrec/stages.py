@@ -16,7 +16,7 @@ from rayrec.tracking import TrackedRun, Tracker
 Metrics = dict[str, float]
 
 BASE = ("errors", "artifacts", "features", "recipe", "recipe_data")
-LEARNT_FROM = ("data/views", "data/interactions", "data/item_features")
+LEARNT_FROM = ("data/views", "data/interactions", "data/item_features", "data/user_features")
 TRAINING = (*BASE, "metrics", "models", *LEARNT_FROM, "inference", "evaluation/full_ranking", "training")
 CODE = {
     "prepare": (*BASE, "data"),

@@ -30,6 +30,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "gru4rec": {"dim": 32, "hidden": 24, "layers": 2, "dropout": 0.1, "max_length": 12},
     "hstu": {"dim": 32, "blocks": 2, "heads": 2, "dropout": 0.1, "max_length": 12},
     "sasrec": {"dim": 32, "blocks": 2, "heads": 2, "dropout": 0.1, "max_length": 12},
+    "two-tower": {"dim": 32, "hidden": 64, "dropout": 0.1, "max_length": 12},
 }
 HISTORY = torch.tensor([[0, 0, 3, 7, 1, 12], [5, 5, 9, 2, 20, 3], [0, 0, 0, 0, 0, 4]])
 

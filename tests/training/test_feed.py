@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from rayrec.features.histories import Histories
+from rayrec.models.interactions import SparseRows
 from rayrec.models.optimization import Optimization
 from rayrec.training.feed import Batch, PairFeed, ResidentFeed, like_lengths
 
@@ -65,6 +66,24 @@ def test_the_divisor_counts_the_targets_of_all_workers(size: int) -> None:
     for step in epoch(feed_of(histories(), seed=1), 0, size):
         targets = sum(int((part.targets != 0).sum()) for batch in step for part in batch.parts)
         assert {batch.global_targets for batch in step} == {targets}
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_features_stand_beside_the_user_and_the_target_they_are_of(size: int) -> None:
+    """Here the user's number, and the item of the event."""
+    given = histories()
+    users, events = (
+        SparseRows.of(np.arange(len(numbers)), np.zeros(len(numbers)), numbers + 1, len(numbers), 1)
+        for numbers in (np.arange(len(given)), given.items)
+    )
+    feed = ResidentFeed(given, MAX_LENGTH, Optimization(batch_size=BATCH), 0, users, events)
+    for part in (part for step in epoch(feed, 0, size) for batch in step for part in batch.parts):
+        real = part.targets != 0
+        assert part.user is not None
+        assert part.context is not None
+        assert (part.context[real][:, 0] == part.targets[real] + 1).all()
+        asked = real.any(1)
+        assert (part.user[asked][:, 0] == part.targets[asked][:, 0] // 100 + 1).all()
 
 
 def test_more_workers_than_users_give_idle_workers_a_row_without_targets() -> None:

@@ -260,7 +260,7 @@ def test_row_wise_adagrad_trains_the_tables_of_every_model(name: str) -> None:
     torch.manual_seed(0)
     model = found(found.Config(dim=4), ITEMS)
     run = start(model, Interactions(HISTORIES, ITEMS), chosen, World())
-    train(run, feed_for(model, HISTORIES, chosen, overhead=0), rising, nothing)
+    train(run, feed_for(model, Interactions(HISTORIES, ITEMS), chosen, overhead=0), rising, nothing)
     assert losses(run)[-1] < losses(run)[0]
 
 
@@ -299,7 +299,7 @@ def test_what_is_not_learnt_is_not_averaged() -> None:
     model = model_class("lightgcn")(model_class("lightgcn").Config(dim=4), ITEMS)
     model.observe(Interactions(HISTORIES, ITEMS))
     run = start(model, settings(averaging=0.9, learning_rate=0.1), World())
-    train(run, feed_for(model, HISTORIES, run.settings), rising, nothing)
+    train(run, feed_for(model, Interactions(HISTORIES, ITEMS), run.settings, overhead=0), rising, nothing)
     assert run.judged.get_buffer("prior") is model.prior
     history = torch.tensor([[1, 2]])
     before = run.judged.score(history)

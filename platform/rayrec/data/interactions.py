@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 import pyarrow as pa
 
 from rayrec.data.dataset import Dataset, read_part
 from rayrec.data.item_features import item_features
 from rayrec.data.splits import TRAIN
+from rayrec.data.user_features import context_features, user_features
 from rayrec.data.views import Sequences, open_view
 from rayrec.models.interactions import Interactions
 
 
 def training_interactions(
-    dataset: Dataset, view: str, sequences: Sequences, folds: tuple[int, ...] = (TRAIN,)
+    dataset: Dataset,
+    view: str,
+    sequences: Sequences,
+    folds: tuple[int, ...] = (TRAIN,),
+    features: Collection[str] = (),
 ) -> Interactions:
     """The events that are learnt from, with weights where the view has them, and what is known of its items.
+
+    Args:
+        dataset: The Dataset.
+        view: Digest of the view.
+        sequences: The view.
+        folds: The folds that are learnt from.
+        features: What else is wanted: those of the ``user``, of the ``context`` (see `Recommender.features`).
 
     Raises:
         DataError: A part of the view is missing or was changed.
@@ -26,6 +40,8 @@ def training_interactions(
         num_items=len(sequences.item_keys),
         weights=event_column(dataset, view, "weights", trained),
         item_features=item_features(dataset, view),
+        user_features=user_features(dataset, view) if "user" in features else None,
+        context_features=context_features(dataset, view, trained) if "context" in features else None,
     )
 
 

@@ -1,7 +1,8 @@
-"""What the recipe declares of a view's items, as one sparse matrix that models are fitted to."""
+"""What the recipe declares of items, users and events, as sparse matrices that models are fitted to."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +19,14 @@ from rayrec.models.interactions import SparseRows
 
 TEXT_COLUMNS = 16_384
 """Words of a text are hashed into so many columns: a thousand titles share few, and no vocabulary has to be kept."""
+MOMENTS = {
+    "hour": range(24),
+    "weekday": range(7),
+    "day": range(1, 32),
+    "month": range(1, 13),
+    "year": range(1900, 2100),
+}
+"""The values of each part of a moment. Other years have no column."""
 
 
 @dataclass(frozen=True)
@@ -40,10 +49,6 @@ class _Entries:
 def item_features(dataset: Dataset, view: str) -> SparseRows | None:
     """The features of a view's items, by name: ``[num_items + 1]`` rows, of which row 0, padding, is empty.
 
-    A column each word of a category, tag or bucket, with 1 for the items that have it (the missing and the unknown have
-    none), each number and each dimension of a vector, as fitted, and each value that a part of a moment takes. Words of
-    texts, in lower case, are hashed into `TEXT_COLUMNS` columns.
-
     Returns:
         None where the recipe declares no features of items.
 
@@ -55,13 +60,28 @@ def item_features(dataset: Dataset, view: str) -> SparseRows | None:
     if not fitted:
         return None
     table = read_part(dataset.storage, manifest["items"])
-    parts = [_encode(feature, table[f"{FEATURE}{name}"].combine_chunks()) for name, feature in fitted.items()]
+    rows = feature_rows(fitted, {name: table[f"{FEATURE}{name}"].combine_chunks() for name in fitted})
+    return SparseRows(np.concatenate([[0], rows.offsets]), rows.columns, rows.values, rows.width)
+
+
+def feature_rows(fitted: Mapping[str, Fitted], columns: Mapping[str, pa.Array]) -> SparseRows:
+    """Features as a row for each item, user or event; what stands in a column depends on what was fitted alone.
+
+    A column each word of a category, tag or bucket, with 1 for those that have it (the missing and the unknown have
+    none), each number and each dimension of a vector, as fitted, and each value of a part of a moment. Words of texts,
+    in lower case, are hashed into `TEXT_COLUMNS` columns.
+
+    Args:
+        fitted: The features, by name; at least one.
+        columns: ``[N]`` fitted values of each.
+    """
+    parts = [_encode(feature, columns[name]) for name, feature in fitted.items()]
     starts = np.cumsum([0, *(part.width for part in parts)])
-    rows = np.concatenate([part.rows for part in parts]) + 1
-    columns = np.concatenate([part.columns + start for part, start in zip(parts, starts[:-1], strict=True)])
+    rows = np.concatenate([part.rows for part in parts])
+    places = np.concatenate([part.columns + start for part, start in zip(parts, starts[:-1], strict=True)])
     values = np.concatenate([part.values for part in parts])
-    order = np.lexsort((columns, rows))
-    return SparseRows.of(rows[order], columns[order], values[order], table.num_rows + 1, int(starts[-1]))
+    order = np.lexsort((places, rows))
+    return SparseRows.of(rows[order], places[order], values[order], len(columns[next(iter(fitted))]), int(starts[-1]))
 
 
 def _encode(fitted: Fitted, column: pa.Array) -> _Entries:
@@ -78,7 +98,7 @@ def _encode(fitted: Fitted, column: pa.Array) -> _Entries:
     if output.kind == "text":
         return _words(column)
     if output.kind == "timestamp":
-        return _moments(pc.list_flatten(column).to_numpy().reshape(-1, output.dimension))
+        return _moments(pc.list_flatten(column).to_numpy().reshape(-1, output.dimension), output.parts)
     if output.size:
         return _categories(everyone, column.to_numpy(), output.size)
     flat = pc.list_flatten(column) if pa.types.is_fixed_size_list(column.type) else column
@@ -103,12 +123,14 @@ def _words(texts: pa.Array) -> _Entries:
     return _categories(rows, np.where(some, hashed, -1), TEXT_COLUMNS)
 
 
-def _moments(parts: np.ndarray) -> _Entries:
-    """``[N, P]`` parts of moments: a column each value that a part takes; -1 is missing."""
-    rows, places = np.nonzero(parts >= 0)
-    # A year needs more than the digits of the others, and no year has seven.
-    distinct, columns = np.unique(places * 10**7 + parts[rows, places], return_inverse=True)
-    return _Entries(rows, columns, np.ones(len(rows), np.float32), len(distinct))
+def _moments(moments: np.ndarray, parts: tuple[str, ...]) -> _Entries:
+    """``[N, P]`` parts of moments: a column each value of a part; -1 is missing."""
+    values = [MOMENTS[part] for part in parts]
+    starts = np.cumsum([0, *map(len, values)])
+    first, sizes = np.array([part.start for part in values]), np.array([len(part) for part in values])
+    rows, places = np.nonzero((moments >= first) & (moments < first + sizes))
+    columns = moments[rows, places] - first[places] + starts[places]
+    return _Entries(rows, columns, np.ones(len(rows), np.float32), int(starts[-1]))
 
 
 def _numbers(values: np.ndarray) -> _Entries:

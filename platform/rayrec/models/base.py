@@ -20,13 +20,15 @@ class Recommender(nn.Module, ABC):
     """A model that scores every item for a history of items.
 
     Rows: item rows run from 1 to ``num_items``; row 0 is padding. The mapping from item keys to rows belongs to the
-    bundle, not to the model. No model reads who the user is: what it knows of them is their history, so that it answers
-    for users who came after it was trained, and for what they did since (docs/decisions.md).
+    bundle, not to the model. No model reads who the user is: what it knows of them is their history, and for a few what
+    is declared of them, so that it answers for users who came after it was trained, and for what they did since
+    (docs/decisions.md).
 
     Attributes:
         exports: Whether `score` can be written as an ONNX graph; models with sparse matrices are served by torch.
         learns_from: What a training batch holds, for `GradientTrained` models: windows of ``sequences`` (see
             `ResidentFeed`), or ``pairs`` of a user and an item they had (see `PairFeed`).
+        features: What it reads besides histories and times: features of the ``user``, of the ``context``.
         transient: Names of submodules that only training needs: left out of bundles.
     """
 
@@ -34,6 +36,7 @@ class Recommender(nn.Module, ABC):
     Config: ClassVar[type]
     exports: ClassVar[bool] = True
     learns_from: ClassVar[Literal["sequences", "pairs"]] = "sequences"
+    features: ClassVar[tuple[str, ...]] = ()
     transient: ClassVar[tuple[str, ...]] = ()
 
     config: Any
@@ -67,9 +70,14 @@ class Recommender(nn.Module, ABC):
         return WHOLE_HISTORY
 
     @property
+    def widths(self) -> Mapping[str, int]:
+        """How many columns there are of each of `features`, where any were declared."""
+        return {}
+
+    @property
     def reads(self) -> tuple[str, ...]:
         """The names of what `score` takes, as `rayrec.inference.inputs` describes them."""
-        return ("history",)
+        return ("history", *self.widths)
 
 
 def had(history: Tensor, num_items: int) -> Tensor:

@@ -45,6 +45,15 @@ class SparseRows:
         offsets = self.offsets[block.start : block.stop + 1] - first
         return SparseRows(offsets, self.columns[first:last], self.values[first:last], self.width)
 
+    def dense(self, chosen: np.ndarray) -> np.ndarray:
+        """Some rows (``[n]`` int64, in any order) written out: ``[n, width]`` float32."""
+        lengths = self.offsets[chosen + 1] - self.offsets[chosen]
+        before = np.cumsum(lengths) - lengths
+        places = np.arange(lengths.sum()) + np.repeat(self.offsets[chosen] - before, lengths)
+        written = np.zeros((len(chosen), self.width), np.float32)
+        written[np.repeat(np.arange(len(chosen)), lengths), self.columns[places]] = self.values[places]
+        return written
+
     def transposed(self) -> SparseRows:
         """Rows and columns exchanged."""
         order = np.argsort(self.columns, kind="stable")
@@ -67,12 +76,16 @@ class Interactions:
         weights: ``[N]`` float32, how much each event says; None where the recipe declares no weights.
         item_features: A row for every item row (row 0, padding, is empty) of what is declared of it: a column each
             number and each category, numbers as fitted; None where the recipe declares no features of items.
+        user_features: The same for every user of the histories; None where it declares no features of users.
+        context_features: The same for every event; None where it declares no features of the context.
     """
 
     histories: Histories
     num_items: int
     weights: np.ndarray | None = None
     item_features: SparseRows | None = None
+    user_features: SparseRows | None = None
+    context_features: SparseRows | None = None
 
     @property
     def counts(self) -> np.ndarray:

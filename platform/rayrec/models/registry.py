@@ -27,6 +27,7 @@ MODELS = {
     "popularity": "rayrec.models.popularity:Popularity",
     "sasrec": "rayrec.models.sasrec:SASRec",
     "svd": "rayrec.models.svd:SVD",
+    "two-tower": "rayrec.models.two_tower:TwoTower",
     "user-knn": "rayrec.models.user_knn:UserKNN",
 }
 

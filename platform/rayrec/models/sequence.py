@@ -44,8 +44,8 @@ class SequenceModel(Recommender):
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """The history, and times if they matter."""
-        return ("history", "times") if self.timed else ("history",)
+        """The history, times if they matter, and declared features."""
+        return ("history", *(["times"] if self.timed else []), *self.widths)
 
     @property
     def outputs(self) -> EmbeddingTable:

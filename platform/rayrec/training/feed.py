@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, fields
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from rayrec.features.histories import Histories
 from rayrec.models.base import Recommender
+from rayrec.models.interactions import Interactions, SparseRows
 from rayrec.models.optimization import Optimization
 
 
@@ -45,16 +46,21 @@ class Part:
             int64 item rows.
         times: Of sequences ``[b, L + 1]`` int64 seconds, of each event and the one after it; None where the log has no
             times, and for pairs.
+        user: ``[b, F]`` float32, features of each user; None where there are none, or the model reads none.
+        context: ``[b, L, C]`` float32, features of the context of each target; None likewise.
     """
 
     inputs: Tensor
     targets: Tensor
     times: Tensor | None = None
+    user: Tensor | None = None
+    context: Tensor | None = None
 
     def to(self, device: torch.device) -> Part:
         """The same on a device."""
-        times = None if self.times is None else self.times.to(device, non_blocking=True)
-        return Part(self.inputs.to(device, non_blocking=True), self.targets.to(device, non_blocking=True), times)
+        held = {field.name: getattr(self, field.name) for field in fields(self)}
+        moved: dict[str, Any] = {k: None if v is None else v.to(device, non_blocking=True) for k, v in held.items()}
+        return Part(**moved)
 
 
 @dataclass(frozen=True)
@@ -84,11 +90,14 @@ class Feed(Protocol):
         """The part of worker ``rank`` in a step of an epoch."""
 
 
-def feed_for(model: Recommender, histories: Histories, settings: Optimization, overhead: int) -> Feed:
+def feed_for(model: Recommender, interactions: Interactions, settings: Optimization, overhead: int) -> Feed:
     """The feed that a model learns from, of the training events of every user; ``overhead`` as in `like_lengths`."""
+    histories = interactions.histories
     if model.learns_from == "pairs":
         return PairFeed(histories, settings.batch_size, settings.seed)
-    return ResidentFeed(histories, model.max_length, settings, overhead)
+    users = interactions.user_features if "user" in model.features else None
+    context = interactions.context_features if "context" in model.features else None
+    return ResidentFeed(histories, model.max_length, settings, overhead, users, context)
 
 
 class ResidentFeed:
@@ -107,13 +116,25 @@ class ResidentFeed:
         max_length: Longest history of a batch.
         settings: ``batch_size``, ``batch_tokens``, ``random_windows`` and ``seed`` are read.
         overhead: As in `like_lengths`.
+        user_features: A row for each user, or None.
+        context_features: A row for each event, or None.
     """
 
-    def __init__(self, histories: Histories, max_length: int, settings: Optimization, overhead: int) -> None:
+    def __init__(
+        self,
+        histories: Histories,
+        max_length: int,
+        settings: Optimization,
+        overhead: int,
+        user_features: SparseRows | None = None,
+        context_features: SparseRows | None = None,
+    ) -> None:
         self.histories = histories
         self.max_length = max_length
         self.settings = settings
         self.overhead = overhead
+        self.user_features = user_features
+        self.context_features = context_features
         self.users = np.flatnonzero(histories.lengths >= 2)
         self._targets = np.minimum(histories.lengths - 1, max_length)  # [U], the same whatever the window
 
@@ -148,7 +169,7 @@ class ResidentFeed:
         lengths = self._targets[users]
         order = np.argsort(-lengths, kind="stable")[rank::world_size]
         parts = [self._part(users[o], events[o], lengths[o]) for o in like_lengths(lengths, order, self.overhead)]
-        return Batch(tuple(parts) or (_nobody(self.histories.times is not None),), int(lengths.sum()))
+        return Batch(tuple(parts) or (self._nobody(),), int(lengths.sum()))
 
     def _part(self, users: np.ndarray, events: np.ndarray, targets: np.ndarray) -> Part:
         """The windows of some users."""
@@ -160,8 +181,27 @@ class ResidentFeed:
         times = None
         if histories.times is not None:
             times = torch.from_numpy(np.where(inside, histories.times[places], 0))
-        # A user's last event has nothing after it to predict: as input it would be computed for nothing.
-        return Part(torch.where(rows[:, 1:] != 0, rows[:, :-1], 0), rows[:, 1:].contiguous(), times)
+        user, context = self.user_features, self.context_features
+        return Part(
+            # A user's last event has nothing after it to predict: as input it would be computed for nothing.
+            torch.where(rows[:, 1:] != 0, rows[:, :-1], 0),
+            rows[:, 1:].contiguous(),
+            times,
+            None if user is None else torch.from_numpy(user.dense(users)),
+            None if context is None else _written(context, places[:, 1:]),
+        )
+
+    def _nobody(self) -> Part:
+        """A history without a target, with all that others have: each weight must take part, or workers wait."""
+        nothing = torch.zeros(1, 1, dtype=torch.int64)
+        user, context = self.user_features, self.context_features
+        return Part(
+            nothing,
+            nothing,
+            None if self.histories.times is None else torch.zeros(1, 2, dtype=torch.int64),
+            None if user is None else torch.zeros(1, user.width),
+            None if context is None else torch.zeros(1, 1, context.width),
+        )
 
 
 def like_lengths(lengths: np.ndarray, order: np.ndarray, overhead: int) -> list[np.ndarray]:
@@ -188,10 +228,9 @@ def like_lengths(lengths: np.ndarray, order: np.ndarray, overhead: int) -> list[
     return like_lengths(lengths, order[:cut], overhead) + like_lengths(lengths, order[cut:], overhead)
 
 
-def _nobody(timed: bool) -> Part:
-    """A history without a target."""
-    nothing = torch.zeros(1, 1, dtype=torch.int64)
-    return Part(nothing, nothing, torch.zeros(1, 2, dtype=torch.int64) if timed else None)
+def _written(features: SparseRows, places: np.ndarray) -> Tensor:
+    """Features of the rows at ``[b, L]`` places: ``[b, L, features.width]`` float32."""
+    return torch.from_numpy(features.dense(places.ravel()).reshape(*places.shape, features.width))
 
 
 class PairFeed:

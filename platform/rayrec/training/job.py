@@ -16,6 +16,7 @@ from rayrec.inference.bundle import publish_bundle
 from rayrec.inference.inputs import Context
 from rayrec.models.base import Recommender
 from rayrec.models.interactions import Interactions
+from rayrec.models.registry import model_class
 from rayrec.recipe import Recipe
 
 
@@ -93,8 +94,9 @@ def publish(job: TrainJob, model: Recommender, sequences: Sequences, dataset: Da
 
 
 def interactions(job: TrainJob, sequences: Sequences) -> Interactions:
-    """The training events of the view, with what is declared of them and of the items."""
-    return training_interactions(open_dataset(job.storage, *job.dataset_version), job.view, sequences, job.fold_numbers)
+    """The training events of the view, with what is declared of items and of what else the model reads."""
+    dataset, features = open_dataset(job.storage, *job.dataset_version), model_class(job.recipe.model.name).features
+    return training_interactions(dataset, job.view, sequences, job.fold_numbers, features)
 
 
 def _request(histories: Histories, user: int) -> tuple[np.ndarray, Context]:

@@ -48,10 +48,14 @@ class NextItem(Learner):
 
     def forward(self, parts: Sequence[Part]) -> Tensor:
         """See `Learner`."""
-        found = [self.model.examples(part.inputs, part.targets, part.times) for part in parts]
+        found = [self._examples(part) for part in parts]
         states, targets = (torch.cat(pieces) for pieces in zip(*found, strict=True))
         loss: Tensor = self.loss(states, targets, self.model.outputs, self.model.bias)
         return loss
+
+    def _examples(self, part: Part) -> tuple[Tensor, Tensor]:
+        read = {name: getattr(part, name) for name in self.model.features}
+        return self.model.examples(part.inputs, part.targets, part.times, **read)
 
 
 def learner(model: Recommender, objective: Objective, counts: np.ndarray) -> Learner:

@@ -125,7 +125,9 @@ def train(
         )
     settings, progress = run.settings, run.progress
     last = settings.epochs if epochs is None else epochs
-    wrapped = DistributedDataParallel(run.learner) if run.world.size > 1 else run.learner
+    # Buffers are what every worker was shown alike: they need not travel with each step.
+    distributed = run.world.size > 1
+    wrapped = DistributedDataParallel(run.learner, broadcast_buffers=False) if distributed else run.learner
     while progress.epoch < last and progress.epoch - progress.best_epoch < settings.patience:
         began = time.perf_counter()
         loss, tokens, rate = _epoch(run, wrapped, feed)

@@ -178,11 +178,12 @@ def _train_here(job: TrainJob, checkpoints: Checkpoints, reports: Any) -> str | 
     sequences, dataset = load(job)
     torch.manual_seed(recipe.training.seed)
     model = model_class(recipe.model.name)(recipe.model.config, len(sequences.item_keys))
-    run = start(model, interactions(job, sequences), recipe.training, world)
+    observed = interactions(job, sequences)
+    run = start(model, observed, recipe.training, world)
     best = _Best(snapshot(model))
     if epoch:
         best.state = checkpoints.load(run, epoch)
-    feed = feed_for(model, sequences.fold(*job.fold_numbers), recipe.training, world.part_overhead)
+    feed = feed_for(model, observed, recipe.training, world.part_overhead)
     validate = _validator(job, sequences, world)
     train(run, feed, validate, lambda run: _after_epoch(run, best, checkpoints, reports), job.epochs)
     if world.rank:
