@@ -297,8 +297,7 @@ def test_the_averaged_weights_are_validated_and_kept_while_training_goes_on_from
 
 def test_what_is_not_learnt_is_not_averaged() -> None:
     model = model_class("lightgcn")(model_class("lightgcn").Config(dim=4), ITEMS)
-    model.observe(Interactions(HISTORIES, ITEMS))
-    run = start(model, settings(averaging=0.9, learning_rate=0.1), World())
+    run = start(model, Interactions(HISTORIES, ITEMS), settings(averaging=0.9, learning_rate=0.1), World())
     train(run, feed_for(model, Interactions(HISTORIES, ITEMS), run.settings, overhead=0), rising, nothing)
     assert run.judged.get_buffer("prior") is model.prior
     history = torch.tensor([[1, 2]])
