@@ -138,8 +138,9 @@ def rayrec(view: View, watch: Watch) -> None:
     histories = Histories(view.offsets, view.items).keep(view.training)
     settings = Optimization(batch_size=BATCH, learning_rate=RATE, random_windows=0.0, precision="fp32")
     model = SASRec(SASRecConfig(dim=DIM, blocks=BLOCKS, dropout=DROPOUT, max_length=LENGTH), view.num_items)
-    feed = feed_for(model, histories, settings, World().part_overhead)
-    run = start(model, Interactions(histories, view.num_items), settings, World())
+    observed = Interactions(histories, view.num_items)
+    feed = feed_for(model, observed, settings, World().part_overhead)
+    run = start(model, observed, settings, World())
     while True:
         watch.begin()
         one_more = replace(settings, epochs=run.progress.epoch + 1)
@@ -297,7 +298,8 @@ def main() -> None:
         for name in programs * arguments.repeat:
             python = arguments.rectools if name == "rectools" else sys.executable
             asked = json.dumps([name, str(view), arguments.until, arguments.most])
-            environment = {**os.environ, "OMP_NUM_THREADS": str(THREADS), "MKL_NUM_THREADS": str(THREADS)}
+            # On a busy machine threads that spin while they wait for others would count as CPU time, and as much again.
+            environment = {**os.environ, "OMP_NUM_THREADS": str(THREADS), "OMP_WAIT_POLICY": "passive"}
             command = [python, str(Path(__file__).resolve()), "job", asked]
             done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True, text=True)
             results.append(json.loads(done.stdout.splitlines()[-1]))
