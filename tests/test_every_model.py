@@ -36,6 +36,10 @@ from rayrec.training.loop import World, start, train
 # Enough to be clearly above popularity; their full length is in benchmarks/quality.py.
 SHORT = {
     "sasrec": ["model.dim=32", "model.max_length=50", "training.epochs=8", "training.learning_rate=0.005"],
+    "bert4rec": [
+        *("model.dim=32", "model.max_length=50", "model.mask=0.4", "model.dropout=0.1"),
+        *("training.epochs=12", "training.learning_rate=0.005"),
+    ],
     "esasrec": ["model.dim=32", "model.max_length=50", "training.epochs=8", "training.learning_rate=0.005"],
     "hstu": ["model.dim=32", "model.max_length=50", "training.epochs=8", "training.learning_rate=0.005"],
     "bpr": ["training.epochs=6"],

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 MODELS = {
     "als": "rayrec.models.als:ALS",
+    "bert4rec": "rayrec.models.bert4rec:BERT4Rec",
     "bpr": "rayrec.models.bpr:BPR",
     "caser": "rayrec.models.caser:Caser",
     "content": "rayrec.models.content:Content",

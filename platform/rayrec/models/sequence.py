@@ -26,12 +26,20 @@ class SequenceModel(Recommender):
         bias: ``[num_items + 1]`` float32, added to the products; None for models without.
         timed: Whether the model reads when events were. Then ``times`` is given everywhere: of each event, and of the
             moment that is asked for. Only differences may count, so that any origin will do.
+        causal: Whether a state knows only its event and those before it. The others hide events and fill them in: they
+            have `examples` of their own, and states after an event are not what they recommend by.
     """
 
     timed: ClassVar[bool] = False
+    causal: ClassVar[bool] = True
 
     item: EmbeddingTable
-    bias: Tensor | None = None
+    bias: Tensor | None
+
+    def __init__(self) -> None:
+        super().__init__()
+        # Not None in the class: that would be in the way of a parameter of this name.
+        self.register_parameter("bias", None)
 
     @property
     def max_length(self) -> int:

@@ -51,7 +51,10 @@ class NextItem(Learner):
         found = [self._examples(part) for part in parts]
         states, targets = (torch.cat(pieces) for pieces in zip(*found, strict=True))
         loss: Tensor = self.loss(states, targets, self.model.outputs, self.model.bias)
-        return loss
+        # A step divides by its next items. Models that predict fewer, such as items they hid, still want the mean over
+        # what they predict; where every next item is predicted, this is 1.
+        next_items = torch.stack([part.targets.count_nonzero() for part in parts]).sum()
+        return loss * (next_items / max(1, len(targets)))
 
     def _examples(self, part: Part) -> tuple[Tensor, Tensor]:
         read = {name: getattr(part, name) for name in self.model.features}
