@@ -17,8 +17,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import os
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -188,7 +186,7 @@ class Saved:
         told = np.frombuffer(json.dumps(dataclasses.asdict(run.progress)).encode(), np.uint8)
         whole = self.path.with_suffix(".tmp.npz")
         np.savez(whole, progress=told, **arrays)
-        os.replace(whole, self.path)
+        whole.replace(self.path)
 
     def load(self, run: Run) -> None:
         """Put a fresh run where it stood, if it was ever saved."""
@@ -246,9 +244,8 @@ def train_all(arguments: argparse.Namespace) -> None:
 def report(rows: list[tuple[str, dict[str, Any]]], metric: str) -> None:
     """One table."""
     names = [f"hr@{parse_metric(metric)[1]}", metric]
-    print(
-        f"{'learnt from':>12} {'seed':>4} {'epochs':>6} {'validation':>10} {names[0]:>8} {names[1]:>8} {'s':>7} tokens/s"
-    )
+    head = f"{'learnt from':>12} {'seed':>4} {'epochs':>6} {'validation':>10} {names[0]:>8} {names[1]:>8}"
+    print(f"{head} {'s':>7} tokens/s")
     for folds, r in rows:
         validation = f"{r['validation']:.4f}" if r["validation"] is not None else "-"
         scores = " ".join(f"{r['test'][name]:>8.4f}" for name in names)
@@ -267,9 +264,8 @@ def compare(one: Path, other: Path, metric: str) -> None:
         values = [_of_users(side / folder.name, name, k) for side in (one, other)]
         test = paired_test(*values)
         means = " ".join(f"{value.mean():>12.4f}" for value in values)
-        print(
-            f"{folder.name:>16} {means} {test.difference:>10.4f} {test.low:>8.4f} .. {test.high:>6.4f} {test.p_value:>8.2g}"
-        )
+        interval = f"{test.low:>8.4f} .. {test.high:>6.4f}"
+        print(f"{folder.name:>16} {means} {test.difference:>10.4f} {interval} {test.p_value:>8.2g}")
 
 
 def _of_users(folder: Path, metric: str, k: int) -> np.ndarray:
