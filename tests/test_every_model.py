@@ -20,6 +20,7 @@ from rayrec.data.views import Sequences, load_view
 from rayrec.evaluation.full_ranking import rank_users
 from rayrec.evaluation.held_out import held_out
 from rayrec.inference.bundle import open_bundle
+from rayrec.inference.inputs import Context, inputs
 from rayrec.inference.release import publish_release
 from rayrec.inference.runtime import TorchRuntime
 from rayrec.metrics.ranking import METRICS
@@ -152,12 +153,16 @@ def test_it_beats_popularity_and_says_the_same_from_its_bundle_and_over_http(
         assert ndcg(model, sequences) > 1.1 * ndcg(popular, sequences)
 
     history = sequences.histories[7][-model.max_length :]
-    expected = TorchRuntime(model)({"history": history[None, :]})[0]
+    assert sequences.histories.times is not None
+    times = sequences.histories.times[: sequences.histories.offsets[8]][-len(history) :]
+    context = Context(np.append(times, int(time.time())))
+    expected = TorchRuntime(model)(inputs([history], [context], model.max_length))[0]
     scale = max(1.0, float(np.abs(expected[1:]).max()))
-    np.testing.assert_allclose(bundle.scorer().score([history])[0, 1:], expected[1:], atol=1e-5 * scale)
+    np.testing.assert_allclose(bundle.scorer().score([history], [context])[0, 1:], expected[1:], atol=1e-5 * scale)
     session = [sequences.item_keys[row - 1] for row in history]
+    asked = {"items": session, "times": times.tolist(), "n": 20}
     with endpoint(released(job, prepared, bundle.path)) as url:
-        answer = httpx.post(f"{url}/v1/session/recommend", json={"items": session, "n": 20}).json()
+        answer = httpx.post(f"{url}/v1/session/recommend", json=asked).json()
         similar = httpx.get(f"{url}/v1/items/{session[-1]}/similar").json()
     assert similar["source"] == ("popular" if name == "popularity" else "model")
     assert session[-1] not in [item["item"] for item in similar["items"]]
