@@ -8,11 +8,15 @@ import shutil
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import fsspec
 import pytest
 
 from rayrec.artifacts import Storage
+
+if TYPE_CHECKING:
+    from tests.planted import Planted
 
 # Before anything of Ray or MLflow is imported: they read these once.
 os.environ.update(
@@ -32,6 +36,17 @@ def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
     with started(cpus=4, object_store_bytes=150 << 20):
         yield
+
+
+@pytest.fixture(scope="session")
+def planted(tmp_path_factory: pytest.TempPathFactory) -> Planted:
+    """A log in which only features tell what users want, and a model of it."""
+    from tests.data.conftest import run_passes_here
+    from tests.planted import FEATURES, plant
+
+    with pytest.MonkeyPatch.context() as patch:
+        run_passes_here(patch)
+        return plant(tmp_path_factory.mktemp("planted"), FEATURES)
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from rayrec.artifacts import Storage
 from rayrec.data.dataset import open_dataset
+from rayrec.data.user_features import OtherFeaturesError
 from rayrec.data.views import load_view
 from rayrec.errors import RayrecError
 from rayrec.evaluation.compare import FairBundle, fair_bundle, refit_note
@@ -31,6 +32,9 @@ def promote_if_not_worse(tracker: Tracker, new: RegisteredRelease, metric: str, 
     named = f"the champion {champion.name}/{champion.version}"
     try:
         theirs, doubt = _measured(champion, metric, measure)
+    except OtherFeaturesError as error:
+        by_hand = f"`rayrec promote {new.name}/{new.version}` does it all the same"
+        return f"not promoted: {named} cannot be measured on the same events ({error}) {by_hand}"
     except RayrecError as error:
         # It cannot be served either, so there is nothing to lose.
         tracker.promote(new.version)

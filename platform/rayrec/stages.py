@@ -17,7 +17,8 @@ Metrics = dict[str, float]
 
 BASE = ("errors", "artifacts", "features", "recipe", "recipe_data")
 LEARNT_FROM = ("data/views", "data/interactions", "data/item_features", "data/user_features")
-TRAINING = (*BASE, "metrics", "models", *LEARNT_FROM, "inference", "evaluation/full_ranking", "training")
+RANKING = ("evaluation/full_ranking", "evaluation/held_out")
+TRAINING = (*BASE, "metrics", "models", *LEARNT_FROM, "inference", *RANKING, "training")
 CODE = {
     "prepare": (*BASE, "data"),
     **dict.fromkeys(("baseline", "train", "fallback", "refit"), TRAINING),

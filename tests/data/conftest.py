@@ -20,7 +20,12 @@ def _run_here(work: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
 
 @pytest.fixture
 def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Passes run in this process: the same functions on the same items, in milliseconds."""
+    """Passes run in this process."""
+    run_passes_here(monkeypatch)
+
+
+def run_passes_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same functions on the same items, in milliseconds."""
     for module in ("ingest", "vocabulary", "segments", "selection", "tables", "views"):
         monkeypatch.setattr(f"rayrec.data.{module}.run_pass", _run_here)
     for module in ("segments", "views"):

@@ -38,7 +38,7 @@ def read(without_ray: None, make_recipe: Callable[..., Recipe], logs: Path, stor
         users = {"path": "users.csv", "columns": {"user": "user"}}
         prepared = prepare(make_recipe(source={"context": ["device"]}, users=users, features=features), store)
         view = load_view(prepared.dataset, prepared.view)
-        return training_interactions(prepared.dataset, prepared.view, view, reads=reads)
+        return training_interactions(prepared.dataset, prepared.view, view, features=reads)
 
     return make
 

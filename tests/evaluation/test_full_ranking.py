@@ -12,13 +12,14 @@ from rayrec.evaluation import full_ranking
 from rayrec.evaluation.full_ranking import HeldOut, RankedUsers, rank_users
 from rayrec.evaluation.held_out import held_out
 from rayrec.features.histories import Histories
+from rayrec.inference.inputs import Inputs
 
 ITEMS = 15
 
 
-def made_up(history: np.ndarray) -> np.ndarray:
+def made_up(asked: Inputs) -> np.ndarray:
     """Scores with many ties, from the last item and the number of events."""
-    rows = np.arange(ITEMS + 1)
+    rows, history = np.arange(ITEMS + 1), asked["history"]
     return ((rows * 7 + history[:, -1:] * 3 + (history != 0).sum(1, keepdims=True)) % 5).astype(np.float32)
 
 
@@ -34,7 +35,7 @@ def written_out(users: HeldOut, max_length: int, exclude_seen: bool) -> list[tup
     found = []
     for user in range(len(users.past)):
         past, future = users.past[user].tolist(), users.future[user].tolist()
-        scores = made_up(np.array([past[-max_length:] or [0]]))[0]
+        scores = made_up({"history": np.array([past[-max_length:] or [0]])})[0]
         candidates = [item for item in range(1, ITEMS + 1) if not (exclude_seen and item in past)]
         targets = sorted(set(future) & set(candidates))
         if not targets:
@@ -70,7 +71,7 @@ def test_what_the_user_had_is_neither_recommended_nor_asked_for() -> None:
 def test_the_first_recommendation_has_rank_one() -> None:
     users = random_users(5)
     distinct = np.random.default_rng(0).permutation(ITEMS + 1).astype(np.float32)
-    ranked = rank_users(lambda history: np.tile(distinct, (len(history), 1)), users, ITEMS, 4, ITEMS)
+    ranked = rank_users(lambda asked: np.tile(distinct, (len(asked["history"]), 1)), users, ITEMS, 4, ITEMS)
     for ranks, recommended in zip(ranked.ranks, ranked.recommended, strict=True):
         assert all(recommended[rank - 1] for rank in ranks if rank)
 
@@ -84,7 +85,7 @@ def test_without_users_nothing_is_ranked() -> None:
 def test_scores_on_a_device_and_scores_in_an_array_rank_alike() -> None:
     users = random_users(3)
     arrays = rank_users(made_up, users, ITEMS, 4, 6)
-    tensors = rank_users(lambda history: torch.from_numpy(made_up(history)), users, ITEMS, 4, 6)
+    tensors = rank_users(lambda asked: torch.from_numpy(made_up(asked)), users, ITEMS, 4, 6)
     assert (arrays.ranks == tensors.ranks).all()
     assert (arrays.recommended == tensors.recommended).all()
 
@@ -93,9 +94,9 @@ def test_users_are_scored_a_few_at_a_time_when_there_are_many_items(monkeypatch:
     monkeypatch.setattr(full_ranking, "SCORES_AT_A_TIME", 3 * (ITEMS + 1))
     asked: list[int] = []
 
-    def counted(history: np.ndarray) -> np.ndarray:
-        asked.append(len(history))
-        return made_up(history)
+    def counted(inputs: Inputs) -> np.ndarray:
+        asked.append(len(inputs["history"]))
+        return made_up(inputs)
 
     users = random_users(2)
     ranked = rank_users(counted, users, ITEMS, 4, 6)

@@ -6,8 +6,10 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
+from tests.planted import Planted
 
 from rayrec.artifacts import Storage, canonical, file_digest, short_digest
 from rayrec.errors import ModelError
@@ -192,3 +194,33 @@ def test_a_release_whose_model_is_gone_is_one_message(copied: Published) -> None
     storage.remove(release.content["models"]["main"])
     with pytest.raises(ModelError, match="not a published artifact"):
         release.bundle()
+
+
+# ---- features
+
+
+def test_the_graph_answers_like_torch_with_features(planted: Planted) -> None:
+    bundle = open_bundle(planted.job.storage, planted.bundle)
+    graph, eager = bundle.scorer("onnx"), bundle.scorer("torch")
+    assert bundle.manifest["signature"].keys() == {"history", "user", "context", "scores"}
+    assert graph.widths == {"user": 3, "context": 2}
+    random = np.random.default_rng(0)
+    for size in (1, 3):
+        histories = [random.integers(1, len(graph.item_keys) + 1, n) for n in range(size)]
+        known = [
+            Context(None, random.random(3, np.float32), random.random(2, np.float32)),
+            Context(None, None, np.ones(2, np.float32)),
+            Context(),
+        ]
+        found, expected = graph.score(histories, known[:size]), eager.score(histories, known[:size])
+        np.testing.assert_allclose(found[:, 1:], expected[:, 1:], atol=1e-5)
+        assert np.abs(found[0, 1:] - graph.score(histories)[0, 1:]).min() > 1e-3, "features count"
+
+
+def test_golden_requests_have_features_that_are_nobodys(planted: Planted) -> None:
+    with pa.memory_map(str(open_bundle(planted.job.storage, planted.bundle).folder / "golden.arrow")) as file:
+        golden = pa.ipc.open_file(file).read_all().to_pydict()
+    for name, width in (("user", 3), ("context", 2)):
+        rows = np.array(golden[name])
+        assert set(rows.ravel()) == {0.0, 1.0}
+        assert rows.any(axis=0).sum() == width

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -66,6 +66,11 @@ class Fitted:
     def encode_events(self, events: pa.Table) -> pa.Table:
         """The features of events whose columns are filled: ``[N]`` rows."""
         return self.context.apply(recipe_columns(events))
+
+    def encode_moments(self, rows: Sequence[Mapping[str, object]]) -> pa.Table:
+        """`fill_events` and `encode_events` of JSON objects, such as the contexts of requests: ``[N]`` rows."""
+        filled = self.fill.apply_rows(rows).to_pylist() if self.fill.features else [{} for _ in rows]
+        return self.context.apply_rows([{**row, **fill} for row, fill in zip(rows, filled, strict=True)])
 
 
 def load_fitted(dataset: Dataset, view: Json) -> Fitted:

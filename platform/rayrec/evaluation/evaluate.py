@@ -15,11 +15,12 @@ from rayrec.data.interactions import event_column
 from rayrec.data.item_features import item_features
 from rayrec.data.splits import TRAIN
 from rayrec.data.tasks import by_ray, result
+from rayrec.data.user_features import check_features
 from rayrec.data.user_groups import user_groups
 from rayrec.data.views import Sequences, load_view
 from rayrec.errors import DataError, ModelError
 from rayrec.evaluation.full_ranking import HeldOut, RankedUsers, ScoreFunction, rank_users
-from rayrec.evaluation.held_out import FUTURE, held_out
+from rayrec.evaluation.held_out import FUTURE, held_out, with_features
 from rayrec.evaluation.leakage import after_test, repeated_events
 from rayrec.evaluation.outcomes import write_outcomes
 from rayrec.evaluation.slices import accuracy, by_group, by_history_length, by_popularity
@@ -77,7 +78,8 @@ def evaluate(measure: Measure) -> Json:
 
     Raises:
         DataError: Nobody can be ranked, or the Dataset is damaged.
-        ModelError: The bundle is damaged, or was trained on what it is to be measured on.
+        ModelError: The bundle is damaged, was trained on what it is to be measured on, or reads other features of users
+            or of the context than the view has.
     """
     measured: Json = result(ray.remote(num_cpus=1)(evaluate_here).remote(measure, by_ray))
     return measured
@@ -87,12 +89,15 @@ def evaluate_here(measure: Measure, each: Each = here) -> Json:
     """`evaluate` in this process; ``each`` shares out users."""
     dataset = open_dataset(measure.storage, *measure.dataset_version)
     sequences = load_view(dataset, measure.view)
-    _check_not_learnt(measure, dataset)
+    bundle = open_bundle(measure.bundle_storage, measure.bundle)
+    _check_not_learnt(measure, bundle.manifest, dataset)
+    check_features(bundle.manifest, measure.bundle, dataset, measure.view)
     vectors, results = item_vectors(dataset, measure.view), {}
     for fold in measure.folds:
         if not (sequences.folds == FUTURE[fold]).any():
             continue
         users = held_out(sequences, fold)
+        users = with_features(users, bundle.widths, dataset, measure.view, sequences, fold)
         blocks = blocks_of(len(users), USERS_A_TASK)
         ranked = RankedUsers.joined(list(each(_rank, (measure, sequences.item_keys, users), blocks)))
         if not len(ranked.ranks):
@@ -116,13 +121,12 @@ def evaluate_here(measure: Measure, each: Each = here) -> Json:
     return results
 
 
-def _check_not_learnt(measure: Measure, dataset: Dataset) -> None:
+def _check_not_learnt(measure: Measure, manifest: Json, dataset: Dataset) -> None:
     """What a model has learnt from says nothing of what it would do with something new.
 
     Raises:
         ModelError: The model was trained on a fold that it is to be measured on.
     """
-    manifest = open_bundle(measure.bundle_storage, measure.bundle).manifest
     if (manifest["dataset"]["digest"], manifest["view"]) != (dataset.digest, measure.view):
         return
     learnt = [fold for fold in measure.folds if fold in manifest["training"].get("folds", ())]
@@ -177,7 +181,11 @@ def _aligned(scorer: Scorer, item_keys: Sequence[str]) -> ScoreFunction:
 
     def score(asked: Inputs) -> np.ndarray:
         known, times = rows[asked["history"]], asked["times"]
-        contexts = [Context(np.append(t[:-1][row != 0], t[-1])) for row, t in zip(known, times, strict=True)]
+        features = [{name: asked[name][place] for name in scorer.widths} for place in range(len(known))]
+        contexts = [
+            Context(np.append(t[:-1][row != 0], t[-1]), **also)
+            for row, t, also in zip(known, times, features, strict=True)
+        ]
         return np.asarray(scorer.score([row[row != 0] for row in known], contexts)[:, rows])
 
     return score

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from rayrec.features.histories import Histories
 from rayrec.inference.inputs import Inputs
 from rayrec.inference.top_k import top_k_tensor
 from rayrec.metrics.ranks import rank_targets
+from rayrec.models.interactions import SparseRows
 
 ScoreFunction = Callable[[Inputs], "np.ndarray | Tensor"]
 """A batch of requests to ``[B, V + 1]`` float32 scores, on any device."""
@@ -32,11 +33,14 @@ class HeldOut:
         past: What the model may see of each user, and what is removed from the ranking when seen items are.
         future: The held-out events of the same users; none is empty.
         users: ``[U]`` int64, their rows in the view.
+        features: What else the model reads: a row for each of them, of the ``user``, and of the ``context`` of the
+            first held-out event.
     """
 
     past: Histories
     future: Histories
     users: np.ndarray
+    features: Mapping[str, SparseRows] = field(default_factory=dict)
 
     @classmethod
     def of(cls, past: Histories, future: Histories) -> HeldOut:
@@ -50,16 +54,18 @@ class HeldOut:
     def chosen(self, places: np.ndarray | slice) -> HeldOut:
         """Some of these users."""
         places = np.arange(len(self))[places]
-        return HeldOut(self.past.of_users(places), self.future.of_users(places), self.users[places])
+        features = {name: rows.take(places) for name, rows in self.features.items()}
+        return HeldOut(self.past.of_users(places), self.future.of_users(places), self.users[places], features)
 
     def asked(self, places: np.ndarray, length: int) -> Inputs:
         """What some users are asked with: their latest events, at the moment of the first held-out one."""
         past, everyone = self.past.of_users(places), np.arange(len(places))
-        history = past.last(everyone, length)
+        features = {name: rows.dense(places) for name, rows in self.features.items()}
+        asked = {"history": past.last(everyone, length), **features}
         if past.times is None or self.future.times is None:
-            return {"history": history, "times": np.zeros((len(places), length + 1), np.int64)}
+            return {**asked, "times": np.zeros((len(places), length + 1), np.int64)}
         now = self.future.times[self.future.offsets[places]]
-        return {"history": history, "times": np.column_stack([past.last_times(everyone, length), now])}
+        return {**asked, "times": np.column_stack([past.last_times(everyone, length), now])}
 
     def part(self, rank: int, size: int) -> HeldOut:
         """Every ``size``-th user from ``rank`` on."""

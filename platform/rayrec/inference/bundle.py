@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +33,8 @@ GOLDEN_TOLERANCE = 1e-4
 SIGNATURE = {
     "history": "int64 [batch, length], left-padded with 0",
     "times": "int64 [batch, length + 1], seconds of each event and of the request, from any origin",
+    "user": "float32 [batch, features], of each user, encoded by the transforms; zeros where they are not known",
+    "context": "float32 [batch, features], of the moment of the request; likewise",
 }
 
 
@@ -91,9 +93,18 @@ class Bundle:
             chosen = OnnxRuntime(self.folder / "variants" / runtime / "model.onnx", threads)
         tables = self.folder / "tables" / "item.safetensors"
         vectors = load_file(tables)["weight"] if tables.exists() else None
-        scorer = Scorer(self.manifest["kind"], chosen, self.item_keys, self.manifest["max_length"], vectors)
+        scorer = Scorer(
+            self.manifest["kind"], chosen, self.item_keys, self.manifest["max_length"], vectors, self.widths
+        )
         self._check_golden(scorer)
         return scorer
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """How many features the model reads of the ``user``, of the ``context``; see `Recommender.widths`."""
+        # Bundles of earlier versions read none.
+        widths: dict[str, int] = self.manifest.get("widths", {})
+        return widths
 
     def _check_golden(self, scorer: Scorer) -> None:
         with pa.memory_map(str(self.folder / "golden.arrow")) as file:
@@ -101,7 +112,10 @@ class Bundle:
         histories = [np.array(history, dtype=np.int64) for history in golden["history"].to_pylist()]
         items = np.array(golden["items"].to_pylist(), dtype=np.int64)
         expected = np.array(golden["scores"].to_pylist(), dtype=np.float32)
-        contexts = [Context(np.array(times, dtype=np.int64)) for times in golden["times"].to_pylist()]
+        contexts = [
+            Context(np.array(row["times"], np.int64), **{name: np.array(row[name], np.float32) for name in self.widths})
+            for row in golden.to_pylist()
+        ]
         found = scorer.score(histories, contexts, candidates=list(items))
         allowed = GOLDEN_TOLERANCE * max(1.0, float(np.abs(expected).max()))
         if not np.abs(found - expected).max() <= allowed:
@@ -109,11 +123,20 @@ class Bundle:
 
 
 Request = tuple[np.ndarray, Context]
-"""Item rows ``[n]`` int64, oldest first, and what else is known."""
+"""Item rows ``[n]`` int64, oldest first, and what else is known; features are made up here."""
 
 
 def _times(history: np.ndarray, context: Context) -> np.ndarray:
     return np.zeros(len(history) + 1, np.int64) if context.times is None else context.times
+
+
+def _with_features(context: Context, place: int, widths: Mapping[str, int]) -> Context:
+    """A context with features that are nobody's own: ones in every so many columns, and each column in some request."""
+    made_up = {}
+    for name, width in widths.items():
+        period = min(width, GOLDEN_REQUESTS)
+        made_up[name] = (np.arange(width) % period == place % period).astype(np.float32)
+    return dataclasses.replace(context, user=made_up.get("user"), context=made_up.get("context"))
 
 
 def open_bundle(storage: Storage, path: str) -> Bundle:
@@ -153,6 +176,7 @@ def publish_bundle(
     """
     model = model.cpu().eval()
     requests = list(golden[:GOLDEN_REQUESTS]) or [(np.zeros(0, np.int64), Context())]
+    requests = [(items, _with_features(known, place, model.widths)) for place, (items, known) in enumerate(requests)]
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         save_weights(model, folder, model.transient)
@@ -165,7 +189,7 @@ def publish_bundle(
             runtime = OnnxRuntime(graph)
         else:
             runtime = TorchRuntime(model)
-        _write_golden(folder / "golden.arrow", runtime, requests, model.max_length)
+        _write_golden(folder / "golden.arrow", runtime, requests, model)
         (folder / "metrics.json").write_text(json.dumps(metrics, indent=1), encoding="utf-8")
         manifest = _manifest(model, lineage) | {"variants": variants}
         return publish_folder(storage, f"models/{name}", folder, manifest, MANIFEST)
@@ -177,7 +201,7 @@ def _export(model: Recommender, graph: Path, requests: Sequence[Request]) -> Jso
 
     graph.parent.mkdir(parents=True)
     export_onnx(model, graph)
-    parity = measure_parity(model, graph, _asked(requests, model.max_length))
+    parity = measure_parity(model, graph, _asked(requests, model))
     return {"runtime": "onnxruntime", "parity": parity, "bytes": graph.stat().st_size}
 
 
@@ -215,24 +239,28 @@ def _manifest(model: Recommender, lineage: Json) -> Json:
         "config": dataclasses.asdict(model.config),
         "num_items": model.num_items,
         "max_length": model.max_length,
+        "widths": dict(model.widths),
         "signature": {**{name: SIGNATURE[name] for name in model.reads}, "scores": "float32 [batch, items + 1]"},
         "tasks": ["next-item"],
         **lineage,
     }
 
 
-def _asked(requests: Sequence[Request], max_length: int) -> Inputs:
-    return inputs([history for history, _ in requests], [context for _, context in requests], max_length)
+def _asked(requests: Sequence[Request], model: Recommender) -> Inputs:
+    histories, contexts = [history for history, _ in requests], [context for _, context in requests]
+    return inputs(histories, contexts, model.max_length, model.widths)
 
 
-def _write_golden(target: Path, runtime: Runtime, requests: Sequence[Request], max_length: int) -> None:
+def _write_golden(target: Path, runtime: Runtime, requests: Sequence[Request], model: Recommender) -> None:
     """Each request with its best items and their scores."""
-    scores = runtime(_asked(requests, max_length)).copy()
+    asked = _asked(requests, model)
+    scores = runtime(asked).copy()
     scores[:, 0] = -np.inf
     items, values = top_k(scores, min(GOLDEN_ITEMS, scores.shape[1] - 1))
     columns: dict[str, Any] = {
         "history": pa.array([history.tolist() for history, _ in requests], pa.list_(pa.int64())),
         "times": pa.array([_times(*request).tolist() for request in requests], pa.list_(pa.int64())),
+        **{name: pa.array(asked[name].tolist(), pa.list_(pa.float32())) for name in model.widths},
         "items": pa.array(items.tolist(), pa.list_(pa.int64())),
         "scores": pa.array(values.tolist(), pa.list_(pa.float32())),
     }

@@ -26,23 +26,25 @@ class _ScoreOnly(torch.nn.Module):
         self.model = model
 
     def forward(self, *read: torch.Tensor) -> torch.Tensor:
-        return self.model.score(*read)
+        # By name: a model may skip an input that `score` has in between.
+        return self.model.score(**dict(zip(self.model.reads, read, strict=True)))
 
 
 def export_onnx(model: Recommender, target: Path) -> None:
     """Write the scoring pass of ``model``, the last position only, as ONNX; batch and length stay free."""
     length = min(model.max_length, 8)
     batch, events = torch.export.Dim("batch"), torch.export.Dim("length", max=model.max_length)
-    shapes = {"history": {0: batch, 1: events}, "times": {0: batch, 1: events + 1}}
-    examples = {"history": (2, length), "times": (2, length + 1)}
-    if model.max_length == 1:
-        shapes = {name: {0: batch} for name in shapes}
+    shapes = {name: {0: batch} for name in model.reads}
+    if model.max_length > 1:
+        shapes |= {"history": {0: batch, 1: events}, "times": {0: batch, 1: events + 1}}
+    examples = {name: torch.ones(2, width) for name, width in model.widths.items()}
+    examples |= {"history": torch.ones(2, length).long(), "times": torch.ones(2, length + 1).long()}
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
             _ScoreOnly(model).eval().cpu(),
-            tuple(torch.ones(examples[name], dtype=torch.int64) for name in model.reads),
+            tuple(examples[name] for name in model.reads),
             dynamo=True,
             input_names=list(model.reads),
             output_names=["scores"],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -23,6 +23,7 @@ class Scorer:
         item_keys: The key of each item row from 1 on.
         max_length: How many of the latest events are read.
         vectors: ``[V + 1, D]`` float32 item vectors, or None where the model has none.
+        widths: How many features are read of the ``user``, of the ``context``; see `Recommender.widths`.
     """
 
     kind: str
@@ -30,6 +31,7 @@ class Scorer:
     item_keys: Sequence[str]
     max_length: int
     vectors: np.ndarray | None = None
+    widths: Mapping[str, int] = field(default_factory=dict)
 
     @cached_property
     def rows(self) -> Mapping[str, int]:
@@ -60,7 +62,7 @@ class Scorer:
         Returns:
             ``[B, V + 1]`` float32 with minus infinity for padding, or ``[B, C]`` for candidates.
         """
-        scores = self.runtime(inputs(histories, contexts, self.max_length)).copy()
+        scores = self.runtime(inputs(histories, contexts, self.max_length, self.widths)).copy()
         scores[:, 0] = -np.inf
         return scores if candidates is None else np.take_along_axis(scores, np.stack(candidates), axis=1)
 

@@ -45,13 +45,18 @@ class SparseRows:
         offsets = self.offsets[block.start : block.stop + 1] - first
         return SparseRows(offsets, self.columns[first:last], self.values[first:last], self.width)
 
+    def take(self, chosen: np.ndarray) -> SparseRows:
+        """Some rows (``[n]`` int64), in the order given."""
+        lengths = self.offsets[chosen + 1] - self.offsets[chosen]
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        places = np.arange(offsets[-1]) + np.repeat(self.offsets[chosen] - offsets[:-1], lengths)
+        return SparseRows(offsets, self.columns[places], self.values[places], self.width)
+
     def dense(self, chosen: np.ndarray) -> np.ndarray:
         """Some rows (``[n]`` int64, in any order) written out: ``[n, width]`` float32."""
-        lengths = self.offsets[chosen + 1] - self.offsets[chosen]
-        before = np.cumsum(lengths) - lengths
-        places = np.arange(lengths.sum()) + np.repeat(self.offsets[chosen] - before, lengths)
+        taken = self.take(chosen)
         written = np.zeros((len(chosen), self.width), np.float32)
-        written[np.repeat(np.arange(len(chosen)), lengths), self.columns[places]] = self.values[places]
+        written[taken.rows, taken.columns] = taken.values
         return written
 
     def transposed(self) -> SparseRows:

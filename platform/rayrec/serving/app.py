@@ -11,12 +11,14 @@ from typing import Annotated, Any, Protocol
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import JsonValue, TypeAdapter, ValidationError
 from starlette.exceptions import HTTPException
 
 from rayrec import __version__
 from rayrec.serving.batching import OverloadedError
 from rayrec.serving.engine import Answer, Engine, ScoredItem, UnknownItemError
 from rayrec.serving.engine import Query as EngineQuery
+from rayrec.serving.features import FeatureError, Said
 from rayrec.serving.schemas import (
     MAX_COUNT,
     MAX_OFFSET,
@@ -27,15 +29,22 @@ from rayrec.serving.schemas import (
     Session,
     SimilarItems,
     UserRecommendations,
+    Values,
 )
 
 logger = logging.getLogger("rayrec.serving")
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 MAX_BODY = 1 << 20
+MAX_CONTEXT = 4096
+VALUES: TypeAdapter[dict[str, JsonValue]] = TypeAdapter(Values)
 RETRY_AFTER_SECONDS = "1"
 
 Count = Annotated[int, Query(ge=1, le=MAX_COUNT, description="How many items.")]
+Moment = Annotated[
+    str,
+    Query(max_length=MAX_CONTEXT, description="What the model reads of the moment: a JSON object, by column."),
+]
 Offset = Annotated[int, Query(ge=0, le=MAX_OFFSET, description="How many of the best to pass over.")]
 
 
@@ -78,18 +87,22 @@ def build_app(backend: Backend) -> FastAPI:
 
 def _add_recommendations(app: FastAPI, backend: Backend) -> None:
     @app.get("/v1/recommend/{user:path}", response_model=UserRecommendations, tags=["recommend"])
-    async def recommend(request: Request, user: str, n: Count = 10, offset: Offset = 0) -> Response:
+    async def recommend(
+        request: Request, user: str, n: Count = 10, offset: Offset = 0, context: Moment = "{}"
+    ) -> Response:
         """Items for a user. A user nobody has seen gets popular items, marked so."""
         engine = _live(backend)
-        query = engine.user_query(user, n, offset)
-        answer = await backend.answer(engine, query or engine.session_query([], n, offset))
+        said = _values("context", context)
+        query = engine.user_query(user, n, offset, said)
+        answer = await backend.answer(engine, query or engine.session_query([], n, offset, context=said))
         return _reply(request, engine, user=user, known=query is not None, **_recommended(answer))
 
     @app.post("/v1/session/recommend", response_model=Recommendations, tags=["recommend"])
     async def session(request: Request, body: Session) -> Response:
         """Items for somebody without an account, from what the session has seen so far."""
         engine = _live(backend)
-        answer = await backend.answer(engine, engine.session_query(body.items, body.n, body.offset, body.times))
+        query = engine.session_query(body.items, body.n, body.offset, body.times, body.user, body.context)
+        answer = await backend.answer(engine, query)
         return _reply(request, engine, **_recommended(answer))
 
 
@@ -138,6 +151,14 @@ def _live(backend: Backend) -> Engine:
     return backend.engine
 
 
+def _values(name: str, text: str) -> Said:
+    """A parameter that holds JSON; FastAPI has none that are objects."""
+    try:
+        return VALUES.validate_json(text)
+    except ValidationError as error:
+        raise FeatureError(f"{name}: {error.errors()[0]['msg']}") from error
+
+
 def _recommended(answer: Answer) -> dict[str, Any]:
     return {"source": answer.source, "items": [_item(scored) for scored in answer.items]}
 
@@ -175,6 +196,10 @@ def _add_envelope(app: FastAPI) -> None:
     @app.exception_handler(UnknownItemError)
     async def unknown_item(request: Request, error: UnknownItemError) -> Response:
         return _problem(request, 404, str(error))
+
+    @app.exception_handler(FeatureError)
+    async def unread(request: Request, error: FeatureError) -> Response:
+        return _problem(request, 422, str(error))
 
     @app.exception_handler(OverloadedError)
     async def overloaded(request: Request, error: OverloadedError) -> Response:

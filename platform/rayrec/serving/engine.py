@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 
 import numpy as np
 
 from rayrec.artifacts import Storage
 from rayrec.data.dataset import open_dataset
 from rayrec.data.event_log import load_histories
+from rayrec.data.user_features import check_features, everyones_features
 from rayrec.errors import RayrecError
 from rayrec.inference.inputs import Context
 from rayrec.inference.release import Release, open_release
 from rayrec.inference.scorer import Scorer
-from rayrec.serving.state import Catalog, DatasetCatalog, DatasetHistories, HistoryStore, Item
+from rayrec.serving.features import RequestFeatures, Said
+from rayrec.serving.state import Catalog, DatasetCatalog, DatasetHistories, History, HistoryStore, Item
 
 MODEL, POPULAR = "model", "popular"
 POPULARITY = "popularity"
 """The kind of model that knows nothing of what goes with an item."""
+NOTHING: Said = MappingProxyType({})
 
 
 class UnknownItemError(RayrecError):
@@ -36,6 +40,8 @@ class Query:
         offset: How many of the best to pass over.
         exclude: Item rows not to recommend: ``[m]`` int64.
         context: What else is known.
+        user: What is said of who asks, in place of the features in ``context``; by column, not encoded yet.
+        moment: What is known of the moment; likewise.
     """
 
     history: np.ndarray
@@ -43,6 +49,8 @@ class Query:
     offset: int
     exclude: np.ndarray
     context: Context
+    user: Said = field(default_factory=dict)
+    moment: Said = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -70,16 +78,24 @@ class Engine:
         popular: What answers when there is no history.
         histories: Histories of users.
         catalog: The items.
+        features: Features that the model reads of requests.
     """
 
     def __init__(
-        self, release: Release, scorer: Scorer, popular: Scorer, histories: HistoryStore, catalog: Catalog
+        self,
+        release: Release,
+        scorer: Scorer,
+        popular: Scorer,
+        histories: HistoryStore,
+        catalog: Catalog,
+        features: RequestFeatures,
     ) -> None:
         self.release = release
         self.scorer = scorer
         self.popular = popular
         self.histories = histories
         self.catalog = catalog
+        self.features = features
         self._exclude_seen = bool(release.content["funnel"]["exclude_seen"])
 
     @classmethod
@@ -91,22 +107,32 @@ class Engine:
         """
         release = open_release(storage, digest)
         content = release.content
-        scorer = release.bundle("main").scorer(content["variants"]["main"], threads)
+        bundle, view = release.bundle("main"), content["dataset"]["view"]
+        scorer = bundle.scorer(content["variants"]["main"], threads)
         popular = release.bundle(POPULAR).scorer(content["variants"][POPULAR], threads)
         dataset = open_dataset(storage, content["dataset"]["name"], content["dataset"]["manifest"])
-        histories = DatasetHistories(load_histories(dataset, scorer.item_keys, content["event_types"]))
-        engine = cls(release, scorer, popular, histories, DatasetCatalog.of(dataset))
+        check_features(bundle.manifest, bundle.path, dataset, view)
+        users = everyones_features(dataset, view) if "user" in scorer.widths else None
+        histories = DatasetHistories(load_histories(dataset, scorer.item_keys, content["event_types"]), users)
+        features = RequestFeatures.of(dataset, view, scorer.widths)
+        engine = cls(release, scorer, popular, histories, DatasetCatalog.of(dataset), features)
         engine.answer([engine.session_query([], 10, 0)])
         return engine
 
-    def user_query(self, user: str, count: int, offset: int) -> Query | None:
-        """What to ask for a user; None for a user nobody has seen."""
+    def user_query(self, user: str, count: int, offset: int, context: Said = NOTHING) -> Query | None:
+        """What to ask for a user; None for a user nobody has seen. ``context``: as for `session_query`."""
         history = self.histories.history(user)
-        if history is None:
-            return None
-        return self._query(history.items, history.times, count, offset)
+        return None if history is None else self._query(history, count, offset, context)
 
-    def session_query(self, items: Sequence[str], count: int, offset: int, times: Sequence[int] | None = None) -> Query:
+    def session_query(
+        self,
+        items: Sequence[str],
+        count: int,
+        offset: int,
+        times: Sequence[int] | None = None,
+        user: Said = NOTHING,
+        context: Said = NOTHING,
+    ) -> Query:
         """What to ask for a session, given as item keys; keys the model does not know are passed over.
 
         Args:
@@ -114,14 +140,26 @@ class Engine:
             count: How many items to recommend.
             offset: How many of the best to pass over.
             times: Seconds since the epoch of each of ``items``; None where they are not known.
-        """
-        known = self.scorer.known(items)
-        rows = self.scorer.rows_of(items)
-        return self._query(rows, None if times is None else np.asarray(times, np.int64)[known], count, offset)
+            user: What is said of who asks, by column of the user table.
+            context: What is said of the moment, by column of the log.
 
-    def _query(self, rows: np.ndarray, times: np.ndarray | None, count: int, offset: int) -> Query:
-        context = Context() if times is None else Context(np.append(times, int(time.time())))
-        return Query(rows, count, offset, rows if self._exclude_seen else rows[:0], context)
+        Raises:
+            FeatureError: The model does not read what is said.
+        """
+        known = None if times is None else np.asarray(times, np.int64)[self.scorer.known(items)]
+        return self._query(History(self.scorer.rows_of(items), known), count, offset, context, user)
+
+    def _query(self, history: History, count: int, offset: int, context: Said, user: Said = NOTHING) -> Query:
+        now, rows = int(time.time()), history.items
+        return Query(
+            rows,
+            count,
+            offset,
+            exclude=rows if self._exclude_seen else rows[:0],
+            context=Context(None if history.times is None else np.append(history.times, now), history.features),
+            user=self.features.read("user", user, now),
+            moment=self.features.read("context", context, now),
+        )
 
     def answer(self, queries: Sequence[Query]) -> list[Answer]:
         """Answer several requests in one pass of each model."""
@@ -133,12 +171,21 @@ class Engine:
             chosen = [queries[place] for place in places]
             depth = max(query.offset + query.count for query in chosen)
             histories, excluded = [query.history for query in chosen], [query.exclude for query in chosen]
-            rows, scores = scorer.top(histories, depth, excluded, [query.context for query in chosen])
+            rows, scores = scorer.top(histories, depth, excluded, self._contexts(chosen))
             for place, query, found, values in zip(places, chosen, rows, scores, strict=True):
                 end = query.offset + query.count
                 items = self._items(scorer, found[query.offset : end], values[query.offset : end])
                 answers[place] = Answer(items, source)
         return [answer for answer in answers if answer is not None]
+
+    def _contexts(self, queries: Sequence[Query]) -> list[Context]:
+        """What is known of each request besides its history, encoded."""
+        users = self.features.encode("user", [query.user for query in queries])
+        moments = self.features.encode("context", [query.moment for query in queries])
+        return [
+            replace(query.context, user=query.context.user if user is None else user, context=moment)
+            for query, user, moment in zip(queries, users, moments, strict=True)
+        ]
 
     def similar(self, key: str, count: int) -> Answer:
         """Items like one, by the model; popular ones, marked, where it does not know the item, or is popularity itself.

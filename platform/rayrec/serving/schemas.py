@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 MAX_COUNT = 1000
 MAX_OFFSET = 10_000
 MAX_SESSION = 1000
+MAX_COLUMNS = 1000
 Time = Annotated[int, Field(ge=0, lt=1 << 40)]
+Values = Annotated[
+    dict[Annotated[str, Field(max_length=256)], JsonValue],
+    Field(max_length=MAX_COLUMNS, description="By column, raw as in the log; what is left out or null is missing."),
+]
 
 
 class ItemView(BaseModel):
@@ -68,6 +73,10 @@ class Session(BaseModel):
         None,
         max_length=MAX_SESSION,
         description="Seconds since the epoch of each item, for models that read times; by default all at this moment.",
+    )
+    user: Values = Field({}, description="Columns of the user table that the model reads (`data.features.users`).")
+    context: Values = Field(
+        {}, description="Columns of the log that the model reads of the moment (`data.features.context`)."
     )
     n: int = Field(10, ge=1, le=MAX_COUNT, description="How many items to recommend.")
     offset: int = Field(0, ge=0, le=MAX_OFFSET, description="How many of the best to pass over.")

@@ -13,6 +13,7 @@ import numpy as np
 
 from rayrec.data.dataset import Dataset
 from rayrec.data.event_log import UserHistories
+from rayrec.models.interactions import SparseRows
 
 
 @dataclass(frozen=True)
@@ -22,14 +23,16 @@ class History:
     Attributes:
         items: ``[n]`` int64 item rows.
         times: ``[n]`` int64 seconds since the epoch; None where the log has no times.
+        features: ``[F]`` float32, of the user, as the model reads them; None where it reads none.
     """
 
     items: np.ndarray
     times: np.ndarray | None
+    features: np.ndarray | None = None
 
 
 class HistoryStore(Protocol):
-    """The events of users, as item rows of the model that is served."""
+    """The events of users, as item rows of the model that is served, and their features."""
 
     def history(self, user: str) -> History | None:
         """All events of a user, oldest first. None for a user nobody has seen."""
@@ -53,9 +56,15 @@ class Catalog(Protocol):
 
 @dataclass(frozen=True)
 class DatasetHistories:
-    """Histories held in memory."""
+    """Histories held in memory.
+
+    Attributes:
+        users: The histories.
+        features: A row for each of them; None where the model reads no features of users.
+    """
 
     users: UserHistories
+    features: SparseRows | None = None
 
     def history(self, user: str) -> History | None:
         """See `HistoryStore`."""
@@ -63,7 +72,9 @@ class DatasetHistories:
         if place is None:
             return None
         events = slice(int(histories.offsets[place]), int(histories.offsets[place + 1]))
-        return History(histories.items[events], None if histories.times is None else histories.times[events])
+        times = None if histories.times is None else histories.times[events]
+        features = None if self.features is None else self.features.dense(np.array([place]))[0]
+        return History(histories.items[events], times, features)
 
 
 @dataclass(frozen=True)

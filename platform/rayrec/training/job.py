@@ -10,6 +10,7 @@ from rayrec.artifacts import Json, Storage
 from rayrec.data.dataset import Dataset, open_dataset
 from rayrec.data.interactions import training_interactions
 from rayrec.data.splits import FOLDS, TRAIN
+from rayrec.data.user_features import feature_digests
 from rayrec.data.views import Sequences, load_view, open_view
 from rayrec.features.histories import Histories
 from rayrec.inference.bundle import publish_bundle
@@ -79,6 +80,7 @@ def publish(job: TrainJob, model: Recommender, sequences: Sequences, dataset: Da
         "view": job.view,
         "vocabulary": {table: listed["sha256"] for table, listed in dataset.manifest["vocab"].items()},
         "transforms": open_view(dataset, job.view)["transform"],
+        "features": feature_digests(dataset, job.view, model.widths),
         "training": job.settings,
         "parents": [],
     }

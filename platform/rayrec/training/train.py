@@ -19,11 +19,12 @@ import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 
 from rayrec.artifacts import Json
+from rayrec.data.dataset import Dataset
 from rayrec.data.splits import VALIDATION
 from rayrec.data.views import Sequences
 from rayrec.errors import ClusterError, ModelError, RayrecError, StorageError
 from rayrec.evaluation.full_ranking import rank_users
-from rayrec.evaluation.held_out import held_out
+from rayrec.evaluation.held_out import held_out, with_features
 from rayrec.inference.runtime import TorchRuntime
 from rayrec.metrics.ranking import parse_metric, ranking_metrics
 from rayrec.models.base import Fitted, Recommender
@@ -184,7 +185,7 @@ def _train_here(job: TrainJob, checkpoints: Checkpoints, reports: Any) -> str | 
     if epoch:
         best.state = checkpoints.load(run, epoch)
     feed = feed_for(model, observed, recipe.training, world.part_overhead)
-    validate = _validator(job, sequences, world)
+    validate = _validator(job, dataset, sequences, world)
     train(run, feed, validate, lambda run: _after_epoch(run, best, checkpoints, reports), job.epochs)
     if world.rank:
         return None
@@ -221,7 +222,7 @@ def _after_epoch(run: Run, best: _Best, checkpoints: Checkpoints, reports: Any) 
     ray.train.report(entry)
 
 
-def _validator(job: TrainJob, sequences: Sequences, world: World) -> Callable[[Recommender], Metrics]:
+def _validator(job: TrainJob, dataset: Dataset, sequences: Sequences, world: World) -> Callable[[Recommender], Metrics]:
     """Full ranking of the validation fold, the users shared out among the workers; nothing where none is left."""
     recipe = job.recipe
     if job.epochs is not None:
@@ -237,14 +238,16 @@ def _validator(job: TrainJob, sequences: Sequences, world: World) -> Callable[[R
         return lambda model: {}
     metric = recipe.training.metric
     k = parse_metric(metric)[1]
-    users = held_out(sequences, "validation").part(world.rank, world.size)
+    reads = model_class(recipe.model.name).features
+    users = with_features(held_out(sequences, "validation"), reads, dataset, job.view, sequences, "validation")
+    mine = users.part(world.rank, world.size)
 
     def validate(model: Recommender) -> Metrics:
         ranked = rank_users(
-            TorchRuntime(model).on_device, users, model.num_items, model.max_length, k, recipe.evaluation.exclude_seen
+            TorchRuntime(model).on_device, mine, model.num_items, model.max_length, k, recipe.evaluation.exclude_seen
         )
-        mine = ranking_metrics(ranked.ranks, [k]) if len(ranked.ranks) else {metric: 0.0}
-        total, count = world.sum([mine[metric] * len(ranked.ranks), float(len(ranked.ranks))])
+        means = ranking_metrics(ranked.ranks, [k]) if len(ranked.ranks) else {metric: 0.0}
+        total, count = world.sum([means[metric] * len(ranked.ranks), float(len(ranked.ranks))])
         return {metric: total / max(1.0, count)}
 
     return validate
