@@ -41,8 +41,8 @@ SHORT = {
         *("model.dim=32", "model.max_length=50", "model.mask=0.4", "model.dropout=0.1"),
         *("training.epochs=12", "training.learning_rate=0.005"),
     ],
-    "esasrec": ["model.dim=32", "model.max_length=50", "training.epochs=8", "training.learning_rate=0.005"],
-    "hstu": ["model.dim=32", "model.max_length=50", "training.epochs=8", "training.learning_rate=0.005"],
+    "esasrec": ["model.dim=32", "model.max_length=50", "training.epochs=5", "training.learning_rate=0.005"],
+    "hstu": ["model.dim=32", "model.max_length=50", "training.epochs=4", "training.learning_rate=0.005"],
     "bpr": ["training.epochs=6"],
     "caser": ["model.dim=32", "model.max_length=50", "training.epochs=4", "training.learning_rate=0.005"],
     "gru4rec": ["model.dim=32", "model.max_length=50", "training.epochs=4", "training.learning_rate=0.005"],
@@ -156,7 +156,7 @@ def test_it_beats_popularity_and_says_the_same_from_its_bundle_and_over_http(
     assert sequences.histories.times is not None
     times = sequences.histories.times[: sequences.histories.offsets[8]][-len(history) :]
     context = Context(np.append(times, int(time.time())))
-    expected = TorchRuntime(model)(inputs([history], [context], model.max_length))[0]
+    expected = TorchRuntime(model)(inputs([history], [context], model.max_length, model.widths))[0]
     scale = max(1.0, float(np.abs(expected[1:]).max()))
     np.testing.assert_allclose(bundle.scorer().score([history], [context])[0, 1:], expected[1:], atol=1e-5 * scale)
     session = [sequences.item_keys[row - 1] for row in history]

@@ -54,7 +54,7 @@ def dataset_of(store: Storage, events: list[Event], valued: bool = True) -> Data
     }
     store.write_new("datasets/d/views/v/view.json", canonical(view))
     listed = {name: write_table(store, "d", "vocab", table) for name, table in vocab.items()}
-    return Dataset(store, "d", 1, {"vocab": listed})
+    return Dataset(store, "d", 1, {"vocab": listed, "order": "source"})
 
 
 def brute_force(events: list[Event], folds: tuple[int, ...], values: Values) -> dict[tuple[str, str], float]:

@@ -54,7 +54,8 @@ def test_the_exported_graph_takes_histories_shorter_and_longer_than_the_window(t
     model = made()
     export_onnx(model, tmp_path / "model.onnx")
     for length in (1, 2, 8):
-        assert measure_parity(model, tmp_path / "model.onnx", np.arange(2 * length).reshape(2, length) % 10) < 1e-5
+        history = np.arange(2 * length).reshape(2, length) % 10
+        assert measure_parity(model, tmp_path / "model.onnx", {"history": history}) < 1e-5
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,7 @@ def test_the_exported_graph_takes_any_length(cell: Cell, tmp_path: Path) -> None
     for length in (1, 5, 8):
         history = np.arange(3 * length).reshape(3, length) % 10
         history[0, : length // 2] = 0
-        assert measure_parity(model, tmp_path / "model.onnx", history) < 1e-5
+        assert measure_parity(model, tmp_path / "model.onnx", {"history": history}) < 1e-5
 
 
 @pytest.mark.parametrize(
