@@ -184,7 +184,7 @@ def test_a_file_that_is_absent_not_yaml_or_no_mapping_is_one_message(tmp_path: P
 
 def test_an_unknown_recipe_name_is_answered_with_the_nearest() -> None:
     with pytest.raises(RecipeError, match="Did you mean 'movielens-100k'"):
-        load_recipe("movielens")
+        load_recipe("movielens-10k")
 
 
 # ---- what YAML makes of plain words
