@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +35,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
 HISTORY = torch.tensor([[0, 0, 3, 7, 1, 12], [5, 5, 9, 2, 20, 3], [0, 0, 0, 0, 0, 4]])
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Tensors this small are slower on several, and a busy machine makes it worse."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_every_model_of_sequences_is_tried_here() -> None:

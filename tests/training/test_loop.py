@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -29,13 +29,7 @@ ITEMS, MAX_LENGTH = 12, 5
 HISTORIES = Histories.of([[(user + step) % ITEMS + 1 for step in range(2 + user % 6)] for user in range(17)])
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Tensors this small are slower on several, and a busy machine makes it worse."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def settings(**changes: object) -> Optimization:
