@@ -37,7 +37,7 @@ demo: $(STAMP)  ## Interaction logs to a live endpoint, on this machine
 
 .PHONY: test
 test: $(STAMP)  ## Run the tests
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 
 .PHONY: lint
 lint: style types layers  ## Check style, types and layers

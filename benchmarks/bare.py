@@ -8,8 +8,9 @@ r"""Training without Ray, MLflow, pydantic or pyarrow, for machines that have to
 `export` prepares a recipe's data and writes its view to one file. `train` runs the same loop, feed and full ranking as
 the train stage, on a GPU if there is one. It writes where it stands after every epoch, so that the same command goes on
 where an interrupted one stopped, and then the result and the rank of every user's test event; `--refit` trains again on
-validation events too, as `training.refit: validation` does. `compare` tests two of them on the same users. All print
-one table.
+validation events too, as `training.refit: validation` does; `--refit alone` does only that, for all epochs of the
+settings, which is how settings are run whose epochs somebody else chose. `compare` tests two of them on the same users.
+All print one table.
 """
 
 from __future__ import annotations
@@ -225,17 +226,20 @@ def optimization(given: dict[str, Any]) -> Optimization:
 
 
 def train_all(arguments: argparse.Namespace) -> None:
-    """Every seed, and every seed again on validation events too."""
+    """Every seed, and every seed again on validation events too (or only that)."""
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     view, settings = View.load(arguments.view), optimization(arguments.optimization)
     rows = []
     for seed in arguments.seeds:
         job = Job(view, arguments.model, arguments.architecture, dataclasses.replace(settings, seed=seed))
-        first = kept(arguments.target / f"seed-{seed}", lambda folder, job=job: train_once(job, folder))
-        rows.append(("train", first))
+        epochs = settings.epochs
+        if arguments.refit != "alone":
+            first = kept(arguments.target / f"seed-{seed}", lambda folder, job=job: train_once(job, folder))
+            rows.append(("train", first))
+            epochs = first["best_epoch"]
         if arguments.refit:
-            again = dataclasses.replace(job, folds=(0, 1), epochs=first["best_epoch"])
+            again = dataclasses.replace(job, folds=(0, 1), epochs=epochs)
             refit = arguments.target / f"seed-{seed}-refit"
             rows.append(("+ validation", kept(refit, lambda folder, job=again: train_once(job, folder))))
     report(rows, settings.metric)
@@ -287,7 +291,7 @@ def main() -> None:
     training.add_argument("--architecture", type=json.loads, default={})
     training.add_argument("--optimization", type=json.loads, default={})
     training.add_argument("--seeds", type=int, nargs="+", default=[0])
-    training.add_argument("--refit", action="store_true")
+    training.add_argument("--refit", nargs="?", const="after", choices=["after", "alone"])
     training.add_argument("--threads", type=int)
     comparing = commands.add_parser("compare")
     comparing.add_argument("one", type=Path)

@@ -1,4 +1,7 @@
-"""Fixtures shared by all tests: one Ray for the whole session, a home of its own for each test."""
+"""Fixtures shared by all tests: one Ray for the whole session, a home of its own for each test.
+
+`make test` has two sessions at once, each in a process of its own that takes one file after the other (pytest-xdist).
+"""
 
 from __future__ import annotations
 
@@ -24,9 +27,24 @@ os.environ.update(
     RAY_DATA_DISABLE_PROGRESS_BARS="1",
     RAY_USAGE_STATS_ENABLED="0",
     MLFLOW_DISABLE_TELEMETRY="true",
+    # Tensors as small as those of tests are slower on several threads, and a busy machine makes it worse.
+    OMP_NUM_THREADS="1",
+    # Ray's workers step back (nice 15) for other processes, here for tests that nobody waits for.
+    RAY_worker_niceness="0",
 )
 for variable in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI"):
     os.environ.pop(variable, None)
+
+LONGEST = (
+    *("test_faults.py", "test_job.py", "test_cli.py", "test_pipeline.py"),
+    *("test_every_model.py", "test_deploy.py", "test_train.py"),
+)
+"""They begin first, so that neither process of `make test` is alone with one of them in the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first; else in the order in which they were found."""
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
 
 
 @pytest.fixture(scope="session")
@@ -36,17 +54,6 @@ def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
     with started(cpus=4, object_store_bytes=150 << 20):
         yield
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """Tensors as small as those of tests are slower on several, and a busy machine makes it worse."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

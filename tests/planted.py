@@ -111,13 +111,10 @@ def recipe_of(folder: Path, features: dict[str, Any]) -> Recipe:
 
 
 def _train(job: TrainJob, dataset: Dataset) -> str:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # tensors this small are slower on several
     torch.manual_seed(0)
     view = load_view(dataset, job.view)
     model = model_class(job.recipe.model.name)(job.recipe.model.config, len(view.item_keys))
     observed = interactions(job, view)
     run = start(model, observed, job.recipe.training, World())
     train(run, feed_for(model, observed, job.recipe.training, 0), lambda model: {}, lambda run: None)
-    torch.set_num_threads(threads)
     return publish(job, model.eval(), view, dataset, {})

@@ -16,7 +16,7 @@ from tests.recipes import write_log, write_recipe
 
 from rayrec.artifacts import Storage
 
-EPOCHS = 36
+EPOCHS = 24
 MODEL = {"name": "sasrec", "dim": 16, "blocks": 1, "max_length": 10, "dropout": 0.2}
 TRAINING = {"epochs": EPOCHS, "batch_size": 4, "learning_rate": 0.001, "patience": EPOCHS, "gpus": "no", "threads": 1}
 

@@ -32,9 +32,6 @@ EVERY = [
 ]
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 class Case:
     """Targets with hidden states, item vectors and biases, all far from zero."""
 

@@ -35,9 +35,6 @@ CONFIGS: dict[str, dict[str, Any]] = {
 HISTORY = torch.tensor([[0, 0, 3, 7, 1, 12], [5, 5, 9, 2, 20, 3], [0, 0, 0, 0, 0, 4]])
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 def test_every_model_of_sequences_is_tried_here() -> None:
     assert set(CONFIGS) == {name for name in MODELS if issubclass(model_class(name), SequenceModel)}
 

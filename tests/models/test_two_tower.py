@@ -27,9 +27,6 @@ GENRES[1:4, 0] = GENRES[4:, 1] = GENRES[2, 1] = 1
 LISTS = [[1, 2, 3], [4, 5, 1], [2, 4]]
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 def sparse(dense: np.ndarray) -> SparseRows:
     rows, columns = np.nonzero(dense)
     return SparseRows.of(rows, columns, dense[rows, columns], *dense.shape)

@@ -29,9 +29,6 @@ ITEMS, MAX_LENGTH = 12, 5
 HISTORIES = Histories.of([[(user + step) % ITEMS + 1 for step in range(2 + user % 6)] for user in range(17)])
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 def settings(**changes: object) -> Optimization:
     return Optimization(
         **{"epochs": 4, "batch_size": 4, "learning_rate": 1e-2, "random_windows": 0.0, "seed": 3, **changes}
