@@ -155,12 +155,13 @@ def test_it_beats_popularity_and_says_the_same_from_its_bundle_and_over_http(
     history = sequences.histories[7][-model.max_length :]
     assert sequences.histories.times is not None
     times = sequences.histories.times[: sequences.histories.offsets[8]][-len(history) :]
-    context = Context(np.append(times, int(time.time())))
+    moment = int(times[-1]) + 3600
+    context = Context(np.append(times, moment))
     expected = TorchRuntime(model)(inputs([history], [context], model.max_length, model.widths))[0]
     scale = max(1.0, float(np.abs(expected[1:]).max()))
     np.testing.assert_allclose(bundle.scorer().score([history], [context])[0, 1:], expected[1:], atol=1e-5 * scale)
     session = [sequences.item_keys[row - 1] for row in history]
-    asked = {"items": session, "times": times.tolist(), "n": 20}
+    asked = {"items": session, "times": times.tolist(), "context": {"timestamp": moment}, "n": 20}
     with endpoint(released(job, prepared, bundle.path)) as url:
         answer = httpx.post(f"{url}/v1/session/recommend", json=asked).json()
         similar = httpx.get(f"{url}/v1/items/{session[-1]}/similar").json()

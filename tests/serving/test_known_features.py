@@ -92,7 +92,9 @@ def test_a_request_is_encoded_as_its_row_of_the_log(engine: Engine, planted: Pla
         ({"user": {"job": {"a": 1}}}, "user.job: must be a text, a number, true or false"),
         ({"user": {"job": "x" * 10_001}}, "user.job: must be a text"),
         ({"context": {"device": ["tv"]}}, "context.device: must be a text"),
-        ({"context": {"timestamp": 3}}, "context.timestamp: the model reads no such column. Known: device."),
+        ({"context": {"timestamp": "soon"}}, "context.timestamp: must be a time: ISO 8601, or seconds or milliseconds"),
+        ({"times": [5, 6]}, "times (2) must be as many as items (1)"),
+        ({"items": ["start", "start"], "times": [6, 5]}, "times[1] is before times[0]"),
         ({"user": ["job"]}, "user: "),
         ({"user": {str(n): 1 for n in range(1001)}}, "user: "),
     ],
@@ -127,7 +129,8 @@ def test_a_model_without_features_refuses_them(engine: Engine) -> None:
         answer = client.post(SESSION, json={"items": ["start"], name: {"job": "cook"}})
         assert answer.status_code == 422
         assert answer.json()["error"]["message"] == f"{name}: this model reads no features of {what}. Leave it out."
-    assert client.post(SESSION, json={"items": ["start"], "user": {}}).status_code == 200
+    for said in ({"user": {}}, {"context": {"timestamp": "2024-05-01"}}, {"times": [1_700_000_000]}):
+        assert client.post(SESSION, json={"items": ["start"], **said}).status_code == 200
 
 
 def test_a_moment_is_encoded_as_its_event_in_the_log(

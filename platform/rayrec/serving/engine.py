@@ -17,7 +17,7 @@ from rayrec.errors import RayrecError
 from rayrec.inference.inputs import Context
 from rayrec.inference.release import Release, open_release
 from rayrec.inference.scorer import Scorer
-from rayrec.serving.features import RequestFeatures, Said
+from rayrec.serving.features import RequestFeatures, Said, moment
 from rayrec.serving.state import Catalog, DatasetCatalog, DatasetHistories, History, HistoryStore, Item
 
 MODEL, POPULAR = "model", "popular"
@@ -150,15 +150,15 @@ class Engine:
         return self._query(History(self.scorer.rows_of(items), known), count, offset, context, user)
 
     def _query(self, history: History, count: int, offset: int, context: Said, user: Said = NOTHING) -> Query:
-        now, rows = int(time.time()), history.items
+        at, rows = moment(context, int(time.time())), history.items
         return Query(
             rows,
             count,
             offset,
             exclude=rows if self._exclude_seen else rows[:0],
-            context=Context(None if history.times is None else np.append(history.times, now), history.features),
-            user=self.features.read("user", user, now),
-            moment=self.features.read("context", context, now),
+            context=Context(None if history.times is None else np.append(history.times, at), history.features),
+            user=self.features.read("user", user, at),
+            moment=self.features.read("context", context, at),
         )
 
     def answer(self, queries: Sequence[Query]) -> list[Answer]:

@@ -21,7 +21,7 @@ from rayrec.features.times import as_seconds
 MAX_TEXT = 10_000
 MAX_LIST = 1_000
 MOMENT = "timestamp"
-"""The column of the context that is the event's own time: of a request, now."""
+"""The column of the context that is the event's own time: of a request, the moment that it asks for."""
 
 Said = Mapping[str, object]
 """Values by column, as JSON has them: raw, as in the log and the user table."""
@@ -57,13 +57,15 @@ class RequestFeatures:
 
         Args:
             name: Which of them.
-            said: What the request says.
+            said: What the request says. A ``timestamp`` of the context is for every model: see `moment`.
             now: Seconds since the epoch: the moment, where the model reads it and the request does not say it.
 
         Raises:
             FeatureError: The model does not read this, or a value is of another type.
         """
         columns = _by_column(self._features(name))
+        if name == "context":
+            now, said = moment(said, now), {column: value for column, value in said.items() if column != MOMENT}
         if said and not columns:
             what = {"user": "users", "context": "the context"}[name]
             raise FeatureError(f"{name}: this model reads no features of {what}. Leave it out.")
@@ -99,6 +101,20 @@ class RequestFeatures:
         return (self.fitted.users if name == "user" else self.fitted.context).features
 
 
+def moment(context: Said, now: int) -> int:
+    """Seconds since the epoch of the moment that a request asks for: its context's ``timestamp``, else ``now``.
+
+    Raises:
+        FeatureError: It is no time.
+    """
+    said = context.get(MOMENT)
+    if said is None:
+        return now
+    if not _is_time(said):
+        raise FeatureError(f"context.{MOMENT}: must be {A_TIME}, or null.")
+    return int(_seconds(said)[0][0])
+
+
 def _by_column(features: Mapping[str, FittedFeature]) -> dict[str, list[FittedFeature]]:
     """The features that are made from each column."""
     columns: dict[str, list[FittedFeature]] = {}
@@ -110,6 +126,9 @@ def _by_column(features: Mapping[str, FittedFeature]) -> dict[str, list[FittedFe
 # ---- what a value may be; transforms take everything, and what they cannot read as missing
 
 
+A_TIME = "a time: ISO 8601, or seconds or milliseconds since the epoch"
+
+
 def _wanted(feature: FittedFeature) -> tuple[str, Callable[[object], bool]]:
     """What a value of a feature is, in words and as a test."""
     dimension = feature.output.dimension
@@ -117,7 +136,7 @@ def _wanted(feature: FittedFeature) -> tuple[str, Callable[[object], bool]]:
         "categorical": ("a text, a number, true or false", _is_word),
         "multi-valued": (f"a text, or a list of at most {MAX_LIST:,} texts or numbers", _is_words),
         "numeric": ("a number", _is_number),
-        "timestamp": ("a time: ISO 8601, or seconds or milliseconds since the epoch", _is_time),
+        "timestamp": (A_TIME, _is_time),
         "text": (f"a text of at most {MAX_TEXT:,} characters", _is_text),
         "vector": (f"a list of {dimension} numbers", lambda value: _is_vector(value, dimension)),
     }
@@ -146,4 +165,8 @@ def _is_vector(value: object, dimension: int) -> bool:
 
 
 def _is_time(value: object) -> bool:
-    return _is_word(value) and bool(as_seconds(pa.array([json_text(value)], pa.large_string()))[1][0])
+    return _is_word(value) and bool(_seconds(value)[1][0])
+
+
+def _seconds(value: object) -> tuple[np.ndarray, np.ndarray]:
+    return as_seconds(pa.array([json_text(value)], pa.large_string()))

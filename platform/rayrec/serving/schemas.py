@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
@@ -72,11 +73,14 @@ class Session(BaseModel):
     times: list[Time] | None = Field(
         None,
         max_length=MAX_SESSION,
-        description="Seconds since the epoch of each item, for models that read times; by default all at this moment.",
+        description="When each item was, in whole seconds since the epoch, never backwards; by default all at the "
+        "moment asked for. Models that read no times pass them over.",
     )
     user: Values = Field({}, description="Columns of the user table that the model reads (`data.features.users`).")
     context: Values = Field(
-        {}, description="Columns of the log that the model reads of the moment (`data.features.context`)."
+        {},
+        description="Columns of the log that the model reads of the moment (`data.features.context`); `timestamp`, for "
+        "every model, is the moment that is asked for: ISO 8601, or seconds or milliseconds since the epoch.",
     )
     n: int = Field(10, ge=1, le=MAX_COUNT, description="How many items to recommend.")
     offset: int = Field(0, ge=0, le=MAX_OFFSET, description="How many of the best to pass over.")
@@ -85,6 +89,9 @@ class Session(BaseModel):
     def _a_time_each(self) -> Session:
         if self.times is not None and len(self.times) != len(self.items):
             raise ValueError(f"times ({len(self.times)}) must be as many as items ({len(self.items)})")
+        backwards = [n for n, (before, after) in enumerate(pairwise(self.times or []), 1) if after < before]
+        if backwards:
+            raise ValueError(f"times[{backwards[0]}] is before times[{backwards[0] - 1}]: the oldest item comes first")
         return self
 
 
