@@ -125,7 +125,7 @@ def test_an_unknown_key_is_named_with_the_nearest_valid_one(sections: dict[str, 
     ("sections", "expected"),
     [
         ({"training": {"epochs": "many"}}, "training.epochs = 'many': "),
-        ({"training": {"epochs": 0}}, "training: epochs must be at least 1, not 0"),
+        ({"training": {"epochs": 0}}, "training: epochs must be at least 1 and below 2**31, not 0"),
         ({"training": {"learning_rate": float("nan")}}, "learning_rate must be above 0, not nan"),
         ({"training": {"metric": "ndgc@10"}}, "'ndgc@10', did you mean 'ndcg@10'"),
         ({"training": {"workers": -1}}, "training.workers = -1: "),

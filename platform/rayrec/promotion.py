@@ -47,13 +47,14 @@ def promote_if_not_worse(tracker: Tracker, new: RegisteredRelease, metric: str, 
 
 
 def _measured(champion: RegisteredRelease, metric: str, measure: Measure) -> tuple[float, str]:
-    """The champion's metric on these test events, measured anew if its own were others; and what to think of it."""
+    """The champion's metric on these test events, measured anew unless it was on them, alike; and a note on it."""
     storage = Storage.open(champion.storage)
     release = open_release(storage, champion.digest)
     dataset, pinned = open_dataset(measure.storage, *measure.dataset_version), release.content["dataset"]
     tested = release.content["metrics"]["main"]
     same = (pinned["view"], pinned["digest"]) == (measure.view, dataset.digest)
-    if same and metric in tested:
+    alike = release.content["evaluation"]["exclude_seen"] == measure.settings.exclude_seen
+    if same and alike and metric in tested:
         return float(tested[metric]), ""
     # On the same data both were trained on the training fold. On other data what is served now is held against the new
     # model, unless it was trained again on what is asked here: then it knows the answers.

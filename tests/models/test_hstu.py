@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from torch.nn import functional
@@ -136,3 +138,15 @@ def test_states_and_items_are_compared_by_their_cosine() -> None:
 def test_a_setting_out_of_range_is_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         HSTUConfig(**settings)
+
+
+def test_gaps_of_lifetimes_are_in_the_same_buckets_in_the_exported_graph(tmp_path: Path) -> None:
+    gaps = torch.tensor([0, 60, 2**31 - 1, 2**31, 3 * 10**9, 2**32 - 1, 2**32])
+
+    class Buckets(torch.nn.Module):
+        def forward(self, gaps: torch.Tensor) -> torch.Tensor:
+            return bucketed(gaps)
+
+    torch.onnx.export(Buckets(), (gaps,), tmp_path / "buckets.onnx", input_names=["gaps"], verbose=False)
+    (found,) = onnxruntime.InferenceSession(tmp_path / "buckets.onnx").run(None, {"gaps": gaps.numpy()})
+    assert found.tolist() == bucketed(gaps).tolist()

@@ -37,7 +37,7 @@ def test_an_unknown_name_is_answered_with_the_nearest(name: Any) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"epochs": 0}, "epochs must be at least 1, not 0"),
+        ({"epochs": 0}, "epochs must be at least 1 and below"),
         ({"clip": 0.0}, "clip must be above 0"),
         ({"weight_decay": float("nan")}, "weight_decay must not be negative"),
         ({"warmup": 1.5}, "between 0 and 1, not 1.5"),

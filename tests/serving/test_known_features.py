@@ -105,6 +105,17 @@ def test_what_cannot_be_read_is_a_422_that_names_it(client: TestClient, said: di
     assert message in answer.json()["error"]["message"]
 
 
+@pytest.mark.parametrize("age", [1e38, -1e308])
+def test_a_number_however_large_gives_an_answer(client: TestClient, age: float) -> None:
+    assert client.post(SESSION, json={"items": ["start"], "user": {"age": age}}).status_code == 200
+
+
+def test_a_request_that_says_nothing_is_one_that_says_it_is_missing(client: TestClient) -> None:
+    said: list[dict[str, Any]] = [{}, {"context": {"device": None}}]
+    nothing, missing = (client.post(SESSION, json={"items": ["start"], **more}).json()["items"] for more in said)
+    assert nothing == missing
+
+
 @pytest.mark.parametrize("age", ["NaN", "Infinity", "1e999", "9" * 400, "[" * 3000])
 def test_a_number_that_is_none_is_refused(client: TestClient, age: str) -> None:
     body = '{"items": ["start"], "user": {"age": ' + age + "}}"

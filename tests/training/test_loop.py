@@ -208,6 +208,13 @@ def test_a_gradient_that_is_no_number_is_seen_even_in_the_last_step() -> None:
         train(run, feed(run.settings), rising, nothing)
 
 
+def test_a_weight_that_the_last_step_makes_infinite_is_seen_too() -> None:
+    run = begin(settings(epochs=1, batch_size=100, optimizer="sgd", learning_rate=1e38, clip=1e30))
+    next(run.model.parameters()).register_hook(lambda gradient: gradient * 1e6)
+    with pytest.raises(ModelError, match="a weight became infinite or no number in epoch 1"):
+        train(run, feed(run.settings), rising, nothing)
+
+
 def test_nothing_to_learn_from_is_one_message() -> None:
     run = begin(settings())
     with pytest.raises(DataError, match="no user has two training events"):

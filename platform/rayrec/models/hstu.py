@@ -217,8 +217,9 @@ def bucketed(gaps: Tensor) -> Tensor:
         >>> bucketed(torch.tensor([-5, 0, 1, 60, 3600, 86_400]))
         tensor([ 0,  0,  0, 13, 27, 37], dtype=torch.int32)
     """
-    # In float32, rounding would put some gaps into other buckets on other runtimes.
-    logarithms = gaps.clamp(min=1).double().log()
+    # In float32, rounding would put some gaps into other buckets on other runtimes; and of integers, ONNX Runtime 1.31
+    # clips some above 2**31 to the minimum.
+    logarithms = gaps.double().clamp(min=1).log()
     return (logarithms / BUCKET_WIDTH).to(torch.int32).clamp(max=LARGEST_BUCKET)
 
 

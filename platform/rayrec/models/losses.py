@@ -166,7 +166,7 @@ def _in_parts(summed: Callable[[slice], Tensor], size: int, length: int) -> Tens
     if size <= length:
         return summed(slice(0, size))
     parts = [slice(start, start + length) for start in range(0, size, length)]
-    sums = [checkpoint(summed, part, use_reentrant=False, preserve_rng_state=False) for part in parts]
+    sums = [checkpoint(summed, part, use_reentrant=False) for part in parts]
     return torch.stack(sums).sum()
 
 

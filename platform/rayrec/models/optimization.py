@@ -68,10 +68,10 @@ class Optimization:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "patience"):
-            require(getattr(self, name) >= 1, f"{name} must be at least 1, not {getattr(self, name)}")
-        tokens = self.batch_tokens
-        require(tokens is None or tokens >= 1, f"batch_tokens must be at least 1, not {tokens}")
+        for name in ("epochs", "batch_size", "patience", "batch_tokens"):
+            number = getattr(self, name)
+            fits = number is None or 1 <= number < 1 << 31
+            require(fits, f"{name} must be at least 1 and below 2**31, not {number}")
         for name in ("learning_rate", "clip"):
             require(0 < getattr(self, name) < math.inf, f"{name} must be above 0, not {getattr(self, name)}")
         table_rate = self.table_learning_rate

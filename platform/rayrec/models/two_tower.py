@@ -32,6 +32,9 @@ from rayrec.models.embedding import ReplicatedTable
 from rayrec.models.interactions import Interactions, SparseRows
 from rayrec.models.sequence import SequenceModel
 
+FARTHEST = 1e6
+"""A feature beyond it counts as it: no sum of such overflows, whatever a request says."""
+
 WIDEST = 4096
 """Columns of features of users, and of contexts: they are written out for every user of a batch."""
 
@@ -196,7 +199,7 @@ class Features(nn.Module):
         """``[..., F]`` to ``[..., outputs]``."""
         if self.weight is None:
             raise RuntimeError("features were given, but none were declared when the model was trained")
-        return functional.linear(features, self.weight)
+        return functional.linear(features.clamp(-FARTHEST, FARTHEST), self.weight)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         """A layer without weights takes the width of what is loaded."""

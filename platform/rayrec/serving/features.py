@@ -76,7 +76,10 @@ class RequestFeatures:
                 wanted, is_one = _wanted(feature)
                 if value is not None and not is_one(value):
                     raise FeatureError(f"{name}.{column}: must be {wanted}, or null. Known: {', '.join(columns)}.")
-        return {MOMENT: now, **said} if name == "context" and MOMENT in columns else said
+        if name == "user":
+            return said
+        # Each row of the log has a context, if only a missing one; of users, nothing at all may be known.
+        return {**dict.fromkeys(columns), **({MOMENT: now} if MOMENT in columns else {}), **said}
 
     def encode(self, name: str, known: Sequence[Said]) -> list[np.ndarray | None]:
         """Features of what `read` gave of several requests, in one pass, which costs hardly more than one request's.
