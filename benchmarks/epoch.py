@@ -120,6 +120,8 @@ class Watch:
         self.wall.append(time.perf_counter() - self._began[1])
         if self.until is not None:
             self.ndcg.append(self.view.ndcg(score))
+            said = f"epoch {len(self.cpu)}: {sum(self.cpu):.0f} CPU s, NDCG@{TOP} {self.ndcg[-1]:.4f}"
+            print(said, file=sys.stderr, flush=True)
         return len(self.cpu) == self.most or (self.until is not None and self.ndcg[-1] >= self.until)
 
 

@@ -29,7 +29,7 @@ os.environ.update(
     MLFLOW_DISABLE_TELEMETRY="true",
     # Tensors as small as those of tests are slower on several threads, and a busy machine makes it worse.
     OMP_NUM_THREADS="1",
-    # Ray's workers step back (nice 15) for other processes, here for tests that nobody waits for.
+    # By default they step back (nice 15) for all other processes: beside a second one of tests they would starve.
     RAY_worker_niceness="0",
 )
 for variable in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI"):

@@ -149,6 +149,17 @@ def test_a_champion_of_other_data_is_measured_on_the_new_test_events(storage: St
     assert newer.release.version == 2
 
 
+def test_a_champion_that_was_measured_otherwise_is_measured_again(storage: Storage, tmp_path: Path) -> None:
+    log = write_log(tmp_path)
+    before = run(storage, log, model={"name": "popularity"}, evaluation={"exclude_seen": True})
+
+    after = run(storage, log, model={"name": "popularity"}, evaluation={"exclude_seen": False})
+
+    old, new = (f"{ran.metrics['main']['test']['ndcg@10']:.4f}" for ran in (before, after))
+    assert old != new
+    assert f"ndcg@10 {new} against {new} of the champion" in after.decision
+
+
 def test_a_champion_that_learnt_from_the_test_events_is_said_to_be_no_fair_measure(
     storage: Storage, tmp_path: Path
 ) -> None:

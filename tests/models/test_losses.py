@@ -264,6 +264,24 @@ def test_a_loss_in_parts_is_the_loss(monkeypatch: pytest.MonkeyPatch, objective:
         assert close(mine, plain)
 
 
+class NoisyTable(ReplicatedTable):
+    """A table whose vectors are never twice the same, as with dropout on them."""
+
+    def lookup(self, rows: Tensor) -> Tensor:
+        return functional.dropout(super().lookup(rows), 0.5)
+
+
+def test_what_is_worked_out_again_backwards_is_what_was_worked_out_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = Case()
+    case.table = NoisyTable(ITEMS + 1, 8, std=0.5)
+    objective = Objective(loss="bce", negatives=12, shared=False)
+    monkeypatch.setattr(losses, "LOGITS", 12 * 8 * 7)
+    found = case.gradients(case.loss(objective))
+    monkeypatch.setattr(losses, "checkpoint", lambda summed, part, use_reentrant: summed(part))
+    for mine, kept in zip(found, case.gradients(case.loss(objective)), strict=True):
+        assert close(mine, kept)
+
+
 @pytest.mark.parametrize("objective", EVERY, ids=str)
 def test_under_autocast_a_loss_is_still_float32(objective: Objective) -> None:
     case = Case()

@@ -91,6 +91,12 @@ def test_who_is_not_known_has_zeros_for_features() -> None:
     assert not model.score(HISTORY).equal(model.score(HISTORY, user=USER))
 
 
+def test_features_however_large_leave_a_state_finite() -> None:
+    most = float(np.finfo(np.float32).max)
+    found = observed().latest(HISTORY, user=torch.tensor([[most, -most, most]] * 2), context=torch.full((2, 2), -most))
+    assert found.isfinite().all()
+
+
 def test_a_bundle_answers_without_the_items_features(tmp_path: Path) -> None:
     model, again = observed(), TwoTower(observed().config, ITEMS)
     save_weights(model, tmp_path, model.transient)

@@ -92,3 +92,29 @@ def test_a_client_that_leaves_does_not_hold_up_the_others() -> None:
         assert await staying == 2
 
     asyncio.run(scenario())
+
+
+def test_of_a_batch_that_fails_only_the_request_at_fault_does() -> None:
+    sizes: list[int] = []
+    go_on = threading.Event()
+
+    def compute(requests: Sequence[int]) -> Sequence[int]:
+        sizes.append(len(requests))
+        go_on.wait(5)
+        if 2 in requests:
+            raise ValueError("2 is bad")
+        return requests
+
+    async def scenario() -> list[int | BaseException]:
+        batcher = Batcher[int, int](compute, max_batch_size=4, max_queued=100)
+        first = asyncio.create_task(batcher.submit(0))
+        await asyncio.sleep(0.05)  # the first pass is under way
+        others = [asyncio.create_task(batcher.submit(i)) for i in (1, 2, 3)]
+        await asyncio.sleep(0)
+        go_on.set()
+        return await asyncio.gather(first, *others, return_exceptions=True)
+
+    answers = asyncio.run(scenario())
+    assert str(answers.pop(2)) == "2 is bad"
+    assert answers == [0, 1, 3]
+    assert sizes == [1, 3, 1, 1, 1]

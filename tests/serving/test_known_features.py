@@ -22,7 +22,7 @@ from rayrec.data.views import load_view
 from rayrec.recipe import Recipe
 from rayrec.serving.app import build_app
 from rayrec.serving.engine import Engine
-from rayrec.serving.features import FeatureError, RequestFeatures
+from rayrec.serving.features import FeatureError, RequestFeatures, moment
 
 __all__ = ["logs", "make_recipe", "store", "without_ray"]
 
@@ -110,12 +110,6 @@ def test_a_number_however_large_gives_an_answer(client: TestClient, age: float) 
     assert client.post(SESSION, json={"items": ["start"], "user": {"age": age}}).status_code == 200
 
 
-def test_a_request_that_says_nothing_is_one_that_says_it_is_missing(client: TestClient) -> None:
-    said: list[dict[str, Any]] = [{}, {"context": {"device": None}}]
-    nothing, missing = (client.post(SESSION, json={"items": ["start"], **more}).json()["items"] for more in said)
-    assert nothing == missing
-
-
 @pytest.mark.parametrize("age", ["NaN", "Infinity", "1e999", "9" * 400, "[" * 3000])
 def test_a_number_that_is_none_is_refused(client: TestClient, age: str) -> None:
     body = '{"items": ["start"], "user": {"age": ' + age + "}}"
@@ -164,7 +158,8 @@ def test_a_moment_is_encoded_as_its_event_in_the_log(
     asked = RequestFeatures.of(made.dataset, made.view, {"context": stored.width})
     said = [{"device": device, "price": price} for _, device, price in events]
     now = [asked.read("context", values, time * 40_000) for time, values in enumerate(said)]
-    told = [asked.read("context", {**values, "timestamp": time * 40_000}, 0) for time, values in enumerate(said)]
+    moments = [moment({"timestamp": time * 40_000}, 0) for time in range(len(said))]
+    told = [asked.read("context", values, at) for values, at in zip(said, moments, strict=True)]
     expected = stored.dense(np.arange(len(events))).tolist()
     for known in (now, told):
         assert [row.tolist() for row in asked.encode("context", known) if row is not None] == expected
@@ -172,4 +167,25 @@ def test_a_moment_is_encoded_as_its_event_in_the_log(
     assert nothing is not None
     assert nothing.any(), "the hour is known all the same"
     with pytest.raises(FeatureError, match="must be a time"):
-        asked.read("context", {"timestamp": "yesterday"}, 0)
+        moment({"timestamp": "yesterday"}, 0)
+
+
+def test_a_request_that_says_nothing_is_one_that_says_it_is_missing(
+    without_ray: None, make_recipe: Callable[..., Recipe], logs: Path, store: Storage
+) -> None:
+    rows = [f"u,i{time},{time},{price}" for time, price in enumerate([1, 2, "", 9])]
+    (logs / "log.csv").write_text("\n".join(["user,item,time,price", *rows]))
+    recipe = make_recipe(
+        source={"context": ["price"]},
+        clean={"missing": {"price": "median"}},
+        features={"context": {"price": {"kind": "numeric"}}},
+    )
+    made = prepare(recipe, store)
+    stored = context_features(made.dataset, made.view, np.ones(len(rows), bool))
+    assert stored is not None
+    asked = RequestFeatures.of(made.dataset, made.view, {"context": stored.width})
+    (found,) = asked.encode("context", [asked.read("context", {}, 0)])
+    missing = stored.dense(np.array([2]))[0]
+    assert missing.any(), "or nothing would tell it from what is not known"
+    assert found is not None
+    assert found.tolist() == missing.tolist()

@@ -57,14 +57,21 @@ class Batcher(Generic[Request, Result]):
         while self._waiting:
             size = min(len(self._waiting), self._max_batch_size)
             batch = [self._waiting.popleft() for _ in range(size)]
-            try:
-                results = await loop.run_in_executor(self._thread, self._compute, [request for request, _ in batch])
-            except Exception as error:
-                for _, future in batch:
-                    if not future.done():
-                        future.set_exception(error)
-                continue
-            for (_, future), result in zip(batch, results, strict=True):
-                if not future.done():  # the client may have gone
-                    future.set_result(result)
+            outcomes = await loop.run_in_executor(self._thread, self._outcomes, [request for request, _ in batch])
+            for (_, future), outcome in zip(batch, outcomes, strict=True):
+                if future.done():  # the client may have gone
+                    continue
+                if isinstance(outcome, Exception):
+                    future.set_exception(outcome)
+                else:
+                    future.set_result(outcome)
         self._running = False
+
+    def _outcomes(self, requests: Sequence[Request]) -> Sequence[Result | Exception]:
+        """A result or an error each: of requests that fail together, those that can are answered alone."""
+        try:
+            return self._compute(requests)
+        except Exception as error:
+            if len(requests) == 1:
+                return [error]
+            return [outcome for request in requests for outcome in self._outcomes([request])]

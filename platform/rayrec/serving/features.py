@@ -52,20 +52,20 @@ class RequestFeatures:
         """
         return cls(load_fitted(dataset, open_view(dataset, view)) if widths else None, widths)
 
-    def read(self, name: str, said: Said, now: int) -> Said:
+    def read(self, name: str, said: Said, at: int) -> Said:
         """What is known of the ``user`` or the ``context`` of a request.
 
         Args:
             name: Which of them.
-            said: What the request says. A ``timestamp`` of the context is for every model: see `moment`.
-            now: Seconds since the epoch: the moment, where the model reads it and the request does not say it.
+            said: What the request says. A ``timestamp`` of the context is passed over: it became ``at``.
+            at: The moment that is asked for: see `moment`.
 
         Raises:
             FeatureError: The model does not read this, or a value is of another type.
         """
         columns = _by_column(self._features(name))
         if name == "context":
-            now, said = moment(said, now), {column: value for column, value in said.items() if column != MOMENT}
+            said = {column: value for column, value in said.items() if column != MOMENT}
         if said and not columns:
             what = {"user": "users", "context": "the context"}[name]
             raise FeatureError(f"{name}: this model reads no features of {what}. Leave it out.")
@@ -79,7 +79,7 @@ class RequestFeatures:
         if name == "user":
             return said
         # Each row of the log has a context, if only a missing one; of users, nothing at all may be known.
-        return {**dict.fromkeys(columns), **({MOMENT: now} if MOMENT in columns else {}), **said}
+        return {**dict.fromkeys(columns), **({MOMENT: at} if MOMENT in columns else {}), **said}
 
     def encode(self, name: str, known: Sequence[Said]) -> list[np.ndarray | None]:
         """Features of what `read` gave of several requests, in one pass, which costs hardly more than one request's.

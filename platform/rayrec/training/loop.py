@@ -161,16 +161,20 @@ def _epoch(run: Run, wrapped: nn.Module, feed: Feed) -> tuple[float, int, float]
         if run.average:
             run.average.update(epoch * feed.steps + step)
     (total,) = run.world.sum([float(loss_sum)])
-    what = f"the loss became {total}"
-    # What the last step made of the weights no loss has seen.
-    if math.isfinite(total) and not all(bool(weights.isfinite().all()) for weights in run.model.parameters()):
-        what, total = "a weight became infinite or no number", math.nan
     if not math.isfinite(total):
-        raise ModelError(
-            f"training: {what} in epoch {epoch + 1}. "
-            f"Lower training.learning_rate (now {run.settings.learning_rate:g}) or training.clip and run again."
-        )
+        raise _diverged(run, f"the loss became {total}")
+    # What the last step made of the weights no loss has seen.
+    if not all(bool(weights.isfinite().all()) for weights in run.model.parameters()):
+        raise _diverged(run, "a weight became infinite or no number")
     return total / max(1, tokens), tokens, rate
+
+
+def _diverged(run: Run, what: str) -> ModelError:
+    settings = run.settings
+    return ModelError(
+        f"training: {what} in epoch {run.progress.epoch + 1}. "
+        f"Lower training.learning_rate (now {settings.learning_rate:g}) or training.clip and run again."
+    )
 
 
 def _step(run: Run, wrapped: nn.Module, batch: Batch, rate: float) -> Tensor:
