@@ -33,8 +33,8 @@ from rayrec.models.interactions import Interactions, SparseRows
 from rayrec.models.sequence import SequenceModel
 
 FARTHEST = 1e6
-"""A value of a user's or the context's feature beyond it counts as it: requests cannot overflow the sums. Scaled ones never
-come near; unscaled ones (``scale: none``) such as epoch seconds do: scale those."""
+"""A value of a user's or the context's feature beyond it counts as it: requests cannot overflow the sums. Scaled ones
+never come near; unscaled ones (``scale: none``) such as epoch seconds do: scale those."""
 
 WIDEST = 4096
 """Columns of features of users, and of contexts: they are written out for every user of a batch."""
