@@ -16,9 +16,10 @@ from tests.recipes import write_log, write_recipe
 
 from rayrec.artifacts import Storage
 
-EPOCHS = 24
+EPOCHS = 18
 MODEL = {"name": "sasrec", "dim": 16, "blocks": 1, "max_length": 10, "dropout": 0.2}
-TRAINING = {"epochs": EPOCHS, "batch_size": 4, "learning_rate": 0.001, "patience": EPOCHS, "gpus": "no", "threads": 1}
+# Each epoch has 15 steps: checkpoints are written in the middle and at the end.
+TRAINING = {"epochs": EPOCHS, "batch_size": 4, "checkpoint_steps": 8, "patience": EPOCHS, "gpus": "no", "threads": 1}
 
 pytestmark = pytest.mark.slow
 

@@ -22,7 +22,7 @@ from rayrec.models.sasrec import SASRec, SASRecConfig
 from rayrec.training.averaging import Average
 from rayrec.training.checkpoint import load_checkpoint, save_checkpoint, snapshot
 from rayrec.training.feed import ResidentFeed, feed_for
-from rayrec.training.loop import Metrics, Run, World, start, train
+from rayrec.training.loop import Metrics, Position, Run, World, start, train
 from rayrec.training.optimizer import build_optimizer, learning_rate
 
 ITEMS, MAX_LENGTH = 12, 5
@@ -123,6 +123,28 @@ def test_a_run_taken_up_from_its_checkpoint_goes_on_as_if_it_had_not_stopped(
     mine, theirs = (run.optimizer.state_dict() for run in (taken_up, whole))
     assert mine.keys() == theirs.keys()
     assert all(torch.equal(mine[key], theirs[key]) for key in theirs)
+
+
+@pytest.mark.parametrize("changes", [{}, {"averaging": 0.9, "table_optimizer": "row-wise-adagrad"}])
+def test_a_run_taken_up_amid_an_epoch_repeats_no_step(changes: dict[str, object], tmp_path: Path) -> None:
+    chosen = settings(warmup=0.3, decay="cosine", epochs=2, checkpoint_steps=2, **changes)
+    whole, positions = begin(chosen), []
+
+    def keep(run: Run) -> None:
+        positions.append(run.progress.position)
+        save_checkpoint(run, snapshot(run.model), tmp_path / str(run.progress.position))
+
+    train(whole, feed(chosen), following([1, 2]), nothing, amid_epoch=keep)
+    # Of the five steps of an epoch the last one is followed by its end, which has a checkpoint of its own.
+    assert positions == [Position(0, 2), Position(0, 4), Position(1, 2), Position(1, 4)]
+    for position in positions:
+        taken_up = begin(chosen)
+        load_checkpoint(taken_up, tmp_path / str(position))
+        assert taken_up.progress.position == position
+        train(taken_up, feed(chosen), following([1, 2][position.epoch :]), nothing)
+        assert losses(taken_up) == losses(whole)
+        assert_same(taken_up.model, whole.model)
+        assert_same(taken_up.judged, whole.judged)
 
 
 def test_training_that_stops_at_an_epoch_is_where_a_longer_one_was_then() -> None:

@@ -20,7 +20,7 @@ from rayrec.recipe import Recipe
 from rayrec.recipe_files import parse_recipe
 from rayrec.training.checkpoint import Checkpoints, State, snapshot
 from rayrec.training.job import TrainJob, best_epoch
-from rayrec.training.loop import Run
+from rayrec.training.loop import Position, Run
 from rayrec.training.optimizer import learning_rate
 from rayrec.training.train import train_model
 
@@ -158,25 +158,28 @@ def test_two_workers_train_what_one_process_does(job: TrainJob) -> None:
     assert [entry["epoch"] for entry in entries] == [1, 2]
 
 
-def test_an_interrupted_training_goes_on_from_its_checkpoint(job: TrainJob) -> None:
+@pytest.mark.parametrize("stopped_at", [Position(2), Position(2, 2)], ids=str)
+def test_an_interrupted_training_goes_on_from_its_checkpoint(job: TrainJob, stopped_at: Position) -> None:
+    # How often checkpoints are written makes no other bundle.
     whole = train_model(changed(job, epochs=4), "whole", lambda _: None)
-    entries: list[float] = []
+    often = changed(job, epochs=4, checkpoint_steps=1)
+    name, entries = f"interrupted after {stopped_at}".replace(" ", "-"), list[float]()
 
     class StoppedError(Exception):
         pass
 
     def saved(checkpoints: Checkpoints, run: Run, best: State) -> None:
         save(checkpoints, run, best)
-        if run.progress.epoch == 2:
+        if run.progress.position == stopped_at:
             raise StoppedError
 
     save = Checkpoints.save
     with pytest.MonkeyPatch.context() as patch, pytest.raises(StoppedError):
         patch.setattr(Checkpoints, "save", saved)
-        train_model(changed(job, epochs=4), "interrupted", lambda entry: entries.append(entry["epoch"]))
-    path = train_model(changed(job, epochs=4), "interrupted", lambda entry: entries.append(entry["epoch"]))
+        train_model(often, name, lambda entry: entries.append(entry["epoch"]))
+    path = train_model(often, name, lambda entry: entries.append(entry["epoch"]))
     assert entries[-2:] == [3, 4]
     assert path == whole
     # Asked not to resume, it begins anew.
-    train_model(changed(job, epochs=4), "interrupted", lambda entry: entries.append(entry["epoch"]), resume=False)
+    train_model(often, name, lambda entry: entries.append(entry["epoch"]), resume=False)
     assert entries[-4:] == [1, 2, 3, 4]

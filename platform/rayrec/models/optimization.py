@@ -41,6 +41,8 @@ class Optimization:
         precision: ``bf16`` runs forward and backward under autocast on a GPU; ``auto`` does so where there is one.
         random_windows: Share of the histories longer than ``max_length`` that are cut at a random event instead of at
             the latest, drawn anew each epoch; 0 learns from everybody's latest events only.
+        checkpoint_steps: Where an epoch takes long: write a checkpoint after so many of its steps too. By default only
+            after each epoch. It changes nothing of what is learnt.
         objective: What models of sequences learn: their loss, and which items a target is set against.
         seed: Seed of initial weights, batch order, windows, dropout and negatives.
     """
@@ -64,11 +66,12 @@ class Optimization:
     metric: str = "ndcg@10"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     random_windows: float = 0.5
+    checkpoint_steps: int | None = None
     objective: Objective = field(default_factory=Objective)
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "patience", "batch_tokens"):
+        for name in ("epochs", "batch_size", "patience", "batch_tokens", "checkpoint_steps"):
             number = getattr(self, name)
             fits = number is None or 1 <= number < 1 << 31
             require(fits, f"{name} must be at least 1 and below 2**31, not {number}")

@@ -19,7 +19,7 @@ from torch import Tensor
 from rayrec.artifacts import Storage, open_folder, publish_folder
 from rayrec.inference.bundle import load_weights, save_weights
 from rayrec.models.base import Recommender
-from rayrec.training.loop import Run
+from rayrec.training.loop import Position, Run
 
 State = dict[str, Tensor]
 
@@ -29,7 +29,7 @@ KEEP = 2
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """The checkpoints of a training run in the storage: ``runs/NAME/checkpoints/EPOCH/DIGEST/``.
+    """The checkpoints of a training run in the storage: ``runs/NAME/checkpoints/EPOCH/DIGEST/``, or ``EPOCH-STEP``.
 
     The newest two are kept: whoever reads one is not disturbed by the next being written.
 
@@ -51,25 +51,26 @@ class Checkpoints:
 
     def save(self, run: Run, best: State) -> None:
         """Publish where ``run`` stands, then drop what is older than the newest two."""
-        epoch = run.progress.epoch
+        position = run.progress.position
+        manifest = {"schema": 1, "epoch": position.epoch, "step": position.step}
         with tempfile.TemporaryDirectory(prefix="rayrec-checkpoint-") as temporary:
             save_checkpoint(run, best, Path(temporary))
-            publish_folder(self.storage, self._of(epoch), Path(temporary), {"schema": 1, "epoch": epoch}, MANIFEST)
-        for old in self._epochs()[:-KEEP]:
+            publish_folder(self.storage, self._of(position), Path(temporary), manifest, MANIFEST)
+        for old in self._positions()[:-KEEP]:
             self.storage.remove(self._of(old))
 
-    def newest(self) -> int:
-        """The epoch of the newest whole checkpoint; 0 when there is none."""
-        return next((epoch for epoch in reversed(self._epochs()) if self._whole(epoch)), 0)
+    def newest(self) -> Position:
+        """Where the newest whole checkpoint stands; the beginning when there is none."""
+        return next((position for position in reversed(self._positions()) if self._whole(position)), Position())
 
-    def load(self, run: Run, epoch: int) -> State:
-        """Put a fresh run where the checkpoint of an epoch stands. Returns the best state.
+    def load(self, run: Run, position: Position) -> State:
+        """Put a fresh run where the checkpoint of a position stands. Returns the best state.
 
         Raises:
             ModelError: The checkpoint is damaged.
         """
         with tempfile.TemporaryDirectory(prefix="rayrec-checkpoint-") as temporary:
-            folder, _ = open_folder(self.storage, self._whole(epoch)[0], MANIFEST, Path(temporary))
+            folder, _ = open_folder(self.storage, self._whole(position)[0], MANIFEST, Path(temporary))
             return load_checkpoint(run, folder)
 
     def clear(self) -> None:
@@ -77,15 +78,18 @@ class Checkpoints:
         if self.storage.exists(self._run):
             self.storage.remove(self._run)
 
-    def _of(self, epoch: int) -> str:
-        return f"{self._folder}/{epoch:06d}"
+    def _of(self, position: Position) -> str:
+        step = f"-{position.step:09d}" if position.step else ""
+        return f"{self._folder}/{position.epoch:06d}{step}"
 
-    def _epochs(self) -> list[int]:
-        return [int(name) for name in self.storage.list(self._folder)]
+    def _positions(self) -> list[Position]:
+        """In order."""
+        parts = [name.partition("-") for name in self.storage.list(self._folder)]
+        return sorted(Position(int(epoch), int(step or 0)) for epoch, _, step in parts)
 
-    def _whole(self, epoch: int) -> list[str]:
-        """Paths of an epoch's published checkpoints. Two drivers at once write two, which say the same."""
-        paths = [f"{self._of(epoch)}/{name}" for name in self.storage.list(self._of(epoch))]
+    def _whole(self, position: Position) -> list[str]:
+        """Paths of a position's published checkpoints. Two drivers at once write two, which say the same."""
+        paths = [f"{self._of(position)}/{name}" for name in self.storage.list(self._of(position))]
         return [path for path in paths if self.storage.exists(f"{path}/{MANIFEST}")]
 
 
@@ -93,7 +97,7 @@ def save_checkpoint(run: Run, best: State, folder: Path) -> None:
     """Write where ``run`` stands into an empty folder.
 
     Args:
-        run: The run after an epoch.
+        run: The run between two steps.
         best: The state of the model at its best epoch.
         folder: Gets ``last/`` and ``best.safetensors`` (weights), ``average/`` where averaged ones are kept,
             ``optimizer.safetensors`` and ``progress.json``.

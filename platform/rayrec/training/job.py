@@ -51,9 +51,9 @@ class TrainJob:
 
     @property
     def settings(self) -> Json:
-        """The settings of this training; ``refit`` says what is trained afterwards, so it is none of them."""
+        """The settings of this training, without those that change nothing in what is learnt here."""
         settings: Json = self.recipe.sections("training")["training"]
-        del settings["refit"]
+        del settings["refit"], settings["checkpoint_steps"]
         return {**settings, "folds": list(self.folds), "stopped_after": self.epochs}
 
 

@@ -2,7 +2,7 @@
 
 The loss of a step is the sum over all workers' targets divided by their global number, so the number of workers does
 not change what is computed. Randomness is seeded afresh at each step from (seed, epoch, step, worker): a run taken up
-at an epoch goes on exactly as if it had not stopped.
+at any step goes on exactly as if it had not stopped.
 """
 
 from __future__ import annotations
@@ -31,12 +31,27 @@ from rayrec.training.optimizer import Optimizers, build_optimizer, learning_rate
 Metrics = dict[str, float]
 
 
+@dataclass(frozen=True, order=True)
+class Position:
+    """How far a run has come: epochs, and steps of the epoch that is under way."""
+
+    epoch: int = 0
+    step: int = 0
+
+    def __str__(self) -> str:
+        return f"epoch {self.epoch}" + (f" and {self.step} steps" if self.step else "")
+
+
 @dataclass
 class Progress:
     """Where a run stands. It goes into checkpoints as JSON.
 
     Attributes:
         epoch: Epochs done.
+        step: Steps done of the epoch that is under way.
+        loss: Of these steps: the summed loss of all workers,
+        tokens: targets,
+        seconds: and time.
         best_epoch: The epoch (counted from 1) with the best validation metric so far; 0 before the first.
         best: That metric's value.
         history: One entry an epoch: ``epoch``, ``loss``, ``learning_rate``, ``seconds``, ``tokens_per_second`` and the
@@ -44,9 +59,18 @@ class Progress:
     """
 
     epoch: int = 0
+    step: int = 0
+    loss: float = 0.0
+    tokens: int = 0
+    seconds: float = 0.0
     best_epoch: int = 0
     best: float = -math.inf
     history: list[Metrics] = field(default_factory=list)
+
+    @property
+    def position(self) -> Position:
+        """How far the run has come."""
+        return Position(self.epoch, self.step)
 
 
 @dataclass(frozen=True)
@@ -73,7 +97,7 @@ class World:
 
 @dataclass(frozen=True)
 class Run:
-    """Everything a training run holds; `after_epoch` sees it to write checkpoints and report."""
+    """Everything a training run holds; `train` shows it to who writes checkpoints and reports."""
 
     model: Recommender
     learner: Learner
@@ -103,6 +127,7 @@ def train(
     validate: Callable[[Recommender], Metrics],
     after_epoch: Callable[[Run], None],
     epochs: int | None = None,
+    amid_epoch: Callable[[Run], None] | None = None,
 ) -> Progress:
     """Train until the epochs are done or the validation metric no longer rises.
 
@@ -113,6 +138,7 @@ def train(
         after_epoch: Called on every worker after each epoch; ``best_epoch == epoch`` in its progress marks a new best.
         epochs: Stop after so many, on the schedule of all that the settings say: the path of a longer training, up to
             there. By default all.
+        amid_epoch: Called on every worker after each ``checkpoint_steps`` steps of an epoch but its last.
 
     Raises:
         DataError: There is nothing to train on.
@@ -129,9 +155,7 @@ def train(
     distributed = run.world.size > 1
     wrapped = DistributedDataParallel(run.learner, broadcast_buffers=False) if distributed else run.learner
     while progress.epoch < last and progress.epoch - progress.best_epoch < settings.patience:
-        began = time.perf_counter()
-        loss, tokens, rate = _epoch(run, wrapped, feed)
-        seconds = time.perf_counter() - began
+        rate = _epoch(run, wrapped, feed, amid_epoch)
         metrics = validate(run.judged.eval())
         progress.epoch += 1
         # Without anything to validate on, the latest is the best.
@@ -139,34 +163,51 @@ def train(
             progress.best_epoch = progress.epoch
         elif metrics[settings.metric] > progress.best:
             progress.best, progress.best_epoch = metrics[settings.metric], progress.epoch
+        loss, tokens, seconds = progress.loss / max(1, progress.tokens), progress.tokens, progress.seconds
         entry = {"epoch": progress.epoch, "loss": loss, "learning_rate": rate, "seconds": seconds}
         progress.history.append(entry | {"tokens_per_second": tokens / seconds} | metrics)
+        progress.step, progress.loss, progress.tokens, progress.seconds = 0, 0.0, 0, 0.0
         after_epoch(run)
     return progress
 
 
-def _epoch(run: Run, wrapped: nn.Module, feed: Feed) -> tuple[float, int, float]:
-    """One pass over the users: mean loss a target, targets, last learning rate."""
+def _epoch(run: Run, wrapped: nn.Module, feed: Feed, amid_epoch: Callable[[Run], None] | None) -> float:
+    """What is left of one pass over the users. Returns the last learning rate."""
     run.model.train()
-    epoch, total_steps = run.progress.epoch, feed.steps * run.settings.epochs
-    plan = feed.plan(epoch)
+    progress, every = run.progress, run.settings.checkpoint_steps
+    epoch, total_steps = progress.epoch, feed.steps * run.settings.epochs
+    plan, rate, began = feed.plan(epoch), 0.0, time.perf_counter() - progress.seconds
     # Summed on the device: reading each step's loss would make the GPU wait for Python.
-    loss_sum, tokens, rate = torch.zeros((), dtype=torch.float64, device=run.world.device), 0, 0.0
-    for step in range(feed.steps):
+    loss_sum = torch.zeros((), dtype=torch.float64, device=run.world.device)
+    loss_sum += progress.loss if run.world.rank == 0 else 0.0
+    for step in range(progress.step, feed.steps):
         rate = learning_rate(epoch * feed.steps + step, total_steps, run.settings)
         _seed(run.settings.seed, epoch, step, run.world.rank)
         batch = feed.batch(plan, step, run.world.rank, run.world.size)
         loss_sum += _step(run, wrapped, batch, rate)
-        tokens += batch.global_targets
+        progress.step, progress.tokens = step + 1, progress.tokens + batch.global_targets
         if run.average:
             run.average.update(epoch * feed.steps + step)
+        if amid_epoch and every and progress.step % every == 0 and progress.step < feed.steps:
+            _sum_up(run, loss_sum, began)
+            amid_epoch(run)
+    _sum_up(run, loss_sum, began)
+    return rate
+
+
+def _sum_up(run: Run, loss_sum: Tensor, began: float) -> None:
+    """Bring the progress up to date with all workers' loss.
+
+    Raises:
+        ModelError: The loss is no longer a number.
+    """
     (total,) = run.world.sum([float(loss_sum)])
     if not math.isfinite(total):
         raise _diverged(run, f"the loss became {total}")
     # What the last step made of the weights no loss has seen.
     if not all(bool(weights.isfinite().all()) for weights in run.model.parameters()):
         raise _diverged(run, "a weight became infinite or no number")
-    return total / max(1, tokens), tokens, rate
+    run.progress.loss, run.progress.seconds = total, time.perf_counter() - began
 
 
 def _diverged(run: Run, what: str) -> ModelError:

@@ -12,7 +12,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rayrec.errors import RayrecError
-from rayrec.training.loop import Metrics
+from rayrec.training.loop import Metrics, Position
 
 _LOG = logging.getLogger(__name__)
 
@@ -24,13 +24,13 @@ class Reports:
 
     def __init__(self) -> None:
         self._entries: dict[int, Metrics] = {}
-        self._begun: list[int] = []
+        self._begun: list[Position] = []
         self._threads: int | None = None
 
-    def begin(self, rank: int, epoch: int, threads: int) -> int:
-        """A worker begins, after ``epoch``. Returns the number of threads that was proposed first."""
+    def begin(self, rank: int, position: Position, threads: int) -> int:
+        """A worker begins, after ``position``. Returns the number of threads that was proposed first."""
         if rank == 0:
-            self._begun.append(epoch)
+            self._begun.append(position)
         self._threads = self._threads or threads
         return self._threads
 
@@ -38,8 +38,8 @@ class Reports:
         """An epoch has ended."""
         self._entries[int(entry["epoch"])] = entry
 
-    def since(self, epoch: int, begun: int) -> tuple[list[Metrics], list[int]]:
-        """Entries of later epochs, and after which epoch workers began, but for the first ``begun`` times."""
+    def since(self, epoch: int, begun: int) -> tuple[list[Metrics], list[Position]]:
+        """Entries of later epochs, and after what workers began, but for the first ``begun`` times."""
         return [entry for number, entry in sorted(self._entries.items()) if number > epoch], self._begun[begun:]
 
 
@@ -70,9 +70,9 @@ def _follow(actor: Any, on_epoch: Callable[[Metrics], None], ended: threading.Ev
         except ray.exceptions.RayError:
             # The actor is beside the driver: the cluster is gone, of which the main thread tells.
             return
-        for position, epoch in enumerate(starts, begun):
-            if position:
-                _LOG.warning("training: workers were lost; started again, they go on after epoch %d", epoch)
+        for number, position in enumerate(starts, begun):
+            if number:
+                _LOG.warning("training: workers were lost; started again, they go on after %s", position)
         begun += len(starts)
         for entry in entries:
             last = int(entry["epoch"])

@@ -34,13 +34,13 @@ from rayrec.training.checkpoint import Checkpoints, snapshot
 from rayrec.training.feed import feed_for
 from rayrec.training.fit import fit_here
 from rayrec.training.job import TrainJob, interactions, load, publish
-from rayrec.training.loop import Metrics, Progress, Run, World, start, train
+from rayrec.training.loop import Metrics, Position, Progress, Run, World, start, train
 from rayrec.training.reports import reporter
 
 _LOG = logging.getLogger(__name__)
 
 MAX_FAILURES = 3
-"""How often workers are started again without an epoch done in between."""
+"""How often workers are started again without a checkpoint in between."""
 
 
 def train_model(job: TrainJob, run_name: str, on_epoch: Callable[[Metrics], None], resume: bool = True) -> str:
@@ -170,11 +170,11 @@ def _train_worker(config: dict[str, Any]) -> str | RayrecError | None:
 def _train_here(job: TrainJob, checkpoints: Checkpoints, reports: Any) -> str | None:
     recipe, context = job.recipe, ray.train.get_context()
     world = World(context.get_world_rank(), context.get_world_size(), ray.train.torch.get_device())
-    epoch = int(_of_first(world, checkpoints.newest()))
+    position = _newest(checkpoints, world)
     threads = recipe.training.threads or max(1, _cores() // context.get_local_world_size())
     # Sums depend on the number of threads: workers that were started again elsewhere keep to the first choice.
-    threads = int(_of_first(world, threads))
-    threads = ray.get(reports.begin.remote(world.rank, epoch, threads))
+    (threads,) = _of_first(world, threads)
+    threads = ray.get(reports.begin.remote(world.rank, position, threads))
     torch.set_num_threads(threads)
     sequences, dataset = load(job)
     torch.manual_seed(recipe.training.seed)
@@ -182,20 +182,33 @@ def _train_here(job: TrainJob, checkpoints: Checkpoints, reports: Any) -> str | 
     observed = interactions(job, sequences)
     run = start(model, observed, recipe.training, world)
     best = _Best(snapshot(model))
-    if epoch:
-        best.state = checkpoints.load(run, epoch)
+    if position != Position():
+        best.state = checkpoints.load(run, position)
     feed = feed_for(model, observed, recipe.training, world.part_overhead)
     validate = _validator(job, dataset, sequences, world)
-    train(run, feed, validate, lambda run: _after_epoch(run, best, checkpoints, reports), job.epochs)
+    train(
+        run,
+        feed,
+        validate,
+        lambda run: _after_epoch(run, best, checkpoints, reports),
+        job.epochs,
+        lambda run: _amid_epoch(run, best, checkpoints),
+    )
     if world.rank:
         return None
     model.load_state_dict(best.state)
     return publish(job, model, sequences, dataset, _training_metrics(run.progress, threads))
 
 
-def _of_first(world: World, value: float) -> float:
-    """The value that worker 0 has, on all."""
-    return world.sum([value if world.rank == 0 else 0.0])[0]
+def _newest(checkpoints: Checkpoints, world: World) -> Position:
+    """Where the newest checkpoint stands that worker 0 sees."""
+    position = checkpoints.newest()
+    return Position(*_of_first(world, position.epoch, position.step))
+
+
+def _of_first(world: World, *values: int) -> list[int]:
+    """The values that worker 0 has, on all."""
+    return [int(value) for value in world.sum([float(value) if world.rank == 0 else 0.0 for value in values])]
 
 
 @dataclass
@@ -220,6 +233,12 @@ def _after_epoch(run: Run, best: _Best, checkpoints: Checkpoints, reports: Any) 
         checkpoints.save(run, best.state)
         ray.get(reports.add.remote(entry))
     ray.train.report(entry)
+
+
+def _amid_epoch(run: Run, best: _Best, checkpoints: Checkpoints) -> None:
+    """Write a checkpoint."""
+    if run.world.rank == 0:
+        checkpoints.save(run, best.state)
 
 
 def _validator(job: TrainJob, dataset: Dataset, sequences: Sequences, world: World) -> Callable[[Recommender], Metrics]:
