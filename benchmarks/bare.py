@@ -38,7 +38,10 @@ from rayrec.models.objective import Objective
 from rayrec.models.optimization import Optimization
 from rayrec.models.registry import model_class
 from rayrec.training.feed import feed_for
-from rayrec.training.loop import Metrics, Run, World, start, train
+from rayrec.training.loop import train
+from rayrec.training.progress import Metrics
+from rayrec.training.run import Run, start
+from rayrec.training.world import World
 
 FOLDS = {"validation": ((0,), 1), "test": ((0, 1), 2)}
 State = dict[str, Tensor]

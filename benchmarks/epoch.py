@@ -135,7 +135,9 @@ def rayrec(view: View, watch: Watch) -> None:
     from rayrec.models.optimization import Optimization
     from rayrec.models.sasrec import SASRec, SASRecConfig
     from rayrec.training.feed import feed_for
-    from rayrec.training.loop import World, start, train
+    from rayrec.training.loop import train
+    from rayrec.training.run import start
+    from rayrec.training.world import World
 
     histories = Histories(view.offsets, view.items).keep(view.training)
     settings = Optimization(batch_size=BATCH, learning_rate=RATE, random_windows=0.0, precision="fp32")

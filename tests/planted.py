@@ -22,7 +22,9 @@ from rayrec.recipe import Recipe
 from rayrec.recipe_files import parse_recipe
 from rayrec.training.feed import feed_for
 from rayrec.training.job import TrainJob, interactions, publish
-from rayrec.training.loop import World, start, train
+from rayrec.training.loop import train
+from rayrec.training.run import start
+from rayrec.training.world import World
 
 WANTED = {("cook", "tv"): "cook-tv", ("cook", "pc"): "cook-pc", ("poet", "tv"): "poet-tv", ("poet", "pc"): "poet-pc"}
 FEATURES: dict[str, Any] = {

@@ -32,7 +32,9 @@ from rayrec.serving.engine import Answer, Engine, Query
 from rayrec.training.feed import feed_for
 from rayrec.training.fit import fit_here
 from rayrec.training.job import TrainJob, interactions, publish
-from rayrec.training.loop import World, start, train
+from rayrec.training.loop import train
+from rayrec.training.run import start
+from rayrec.training.world import World
 
 # Enough to be clearly above popularity; their full length is in benchmarks/quality.py.
 SHORT = {

@@ -18,8 +18,8 @@ from rayrec.evaluation.full_ranking import HeldOut
 from rayrec.features.histories import Histories
 from rayrec.inference.bundle import open_bundle
 from rayrec.models.interactions import SparseRows
-from rayrec.training.loop import World
 from rayrec.training.train import _validator
+from rayrec.training.world import World
 
 __all__ = ["without_ray"]
 

@@ -15,7 +15,9 @@ from rayrec.models.interactions import Interactions
 from rayrec.models.lightgcn import LightGCN, LightGCNConfig
 from rayrec.models.optimization import Optimization
 from rayrec.training.feed import PairFeed
-from rayrec.training.loop import World, start, train
+from rayrec.training.loop import train
+from rayrec.training.run import start
+from rayrec.training.world import World
 
 LISTS = [[1, 2, 3], [2, 3], [4, 5, 4], [5]]
 ITEMS = 6

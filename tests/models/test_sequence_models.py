@@ -19,7 +19,9 @@ from rayrec.models.optimization import Optimization
 from rayrec.models.registry import MODELS, model_class
 from rayrec.models.sequence import SequenceModel, attention_mask, until_the_end
 from rayrec.training.feed import ResidentFeed
-from rayrec.training.loop import World, start, train
+from rayrec.training.loop import train
+from rayrec.training.run import start
+from rayrec.training.world import World
 
 ITEMS = 20
 LENGTH = 6

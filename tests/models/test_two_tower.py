@@ -17,7 +17,9 @@ from rayrec.models.interactions import Interactions, SparseRows
 from rayrec.models.optimization import Optimization
 from rayrec.models.two_tower import TwoTower, TwoTowerConfig, common, shown
 from rayrec.training.feed import feed_for
-from rayrec.training.loop import World, start, train
+from rayrec.training.loop import train
+from rayrec.training.run import start
+from rayrec.training.world import World
 
 ITEMS, USERS, CONTEXTS = 6, 3, 2
 HISTORY = torch.tensor([[0, 0, 3, 5, 1], [5, 4, 5, 2, 3]])

@@ -4,81 +4,39 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
+from tests.running import (
+    HISTORIES,
+    ITEMS,
+    MAX_LENGTH,
+    assert_same,
+    begin,
+    feed,
+    following,
+    losses,
+    nothing,
+    rising,
+    settings,
+    trained,
+)
 from torch import nn
 
-from rayrec.errors import DataError, ModelError
+from rayrec.errors import DataError
 from rayrec.features.histories import Histories
 from rayrec.models.base import Recommender
 from rayrec.models.interactions import Interactions
-from rayrec.models.optimization import Optimization
 from rayrec.models.registry import model_class
-from rayrec.models.sasrec import SASRec, SASRecConfig
 from rayrec.training.averaging import Average
 from rayrec.training.checkpoint import load_checkpoint, save_checkpoint, snapshot
 from rayrec.training.feed import ResidentFeed, feed_for
-from rayrec.training.loop import Metrics, Position, Run, World, start, train
+from rayrec.training.loop import train
 from rayrec.training.optimizer import build_optimizer, learning_rate
-
-ITEMS, MAX_LENGTH = 12, 5
-HISTORIES = Histories.of([[(user + step) % ITEMS + 1 for step in range(2 + user % 6)] for user in range(17)])
-
-
-def settings(**changes: object) -> Optimization:
-    return Optimization(
-        **{"epochs": 4, "batch_size": 4, "learning_rate": 1e-2, "random_windows": 0.0, "seed": 3, **changes}
-    )  # type: ignore[arg-type]
-
-
-def begin(chosen: Optimization, dropout: float = 0.2, world: World | None = None) -> Run:
-    torch.manual_seed(chosen.seed)
-    config = SASRecConfig(dim=8, blocks=1, heads=2, dropout=dropout, max_length=MAX_LENGTH)
-    return start(SASRec(config, ITEMS), Interactions(HISTORIES, ITEMS), chosen, world or World())
-
-
-def feed(chosen: Optimization) -> ResidentFeed:
-    return ResidentFeed(HISTORIES, MAX_LENGTH, chosen, overhead=0)
-
-
-def rising(_model: Recommender) -> Metrics:
-    """A validation metric that is better every time."""
-    rising.calls += 1  # type: ignore[attr-defined]
-    return {"ndcg@10": float(rising.calls)}  # type: ignore[attr-defined]
-
-
-rising.calls = 0  # type: ignore[attr-defined]
-
-
-def following(values: list[float]) -> Callable[[Recommender], Metrics]:
-    """A validation metric that takes these values, one an epoch."""
-    left = iter(values)
-    return lambda _: {"ndcg@10": next(left)}
-
-
-def nothing(_run: Run) -> None:
-    """After an epoch."""
-
-
-def trained(chosen: Optimization) -> Run:
-    run = begin(chosen)
-    train(run, feed(chosen), rising, nothing)
-    return run
-
-
-def losses(run: Run) -> list[float]:
-    return [entry["loss"] for entry in run.progress.history]
-
-
-def assert_same(one: nn.Module, other: nn.Module) -> None:
-    theirs = other.state_dict()
-    for name, tensor in one.state_dict().items():
-        torch.testing.assert_close(tensor, theirs[name], rtol=0, atol=0, msg=name)
-
+from rayrec.training.progress import MEASURED, Metrics, Position
+from rayrec.training.run import Run, start
+from rayrec.training.world import World
 
 # ---- repeatable
 
@@ -200,7 +158,11 @@ def test_the_loss_falls(changes: dict[str, object]) -> None:
 def test_an_epochs_entry_says_what_happened() -> None:
     run = trained(settings(epochs=1))
     (entry,) = run.progress.history
-    assert entry.keys() == {"epoch", "loss", "learning_rate", "seconds", "tokens_per_second", "ndcg@10"}
+    assert entry.keys() == MEASURED | {"epoch", "loss", "learning_rate", "gradient_norm", "ndcg@10"}
+    spent = sum(entry[name] for name in ("data", "forward", "backward", "optimizer"))
+    assert 0 < spent <= entry["seconds"]
+    assert entry["gradient_norm"] > 0
+    assert entry["memory_mb"] > 10
     assert json.loads(json.dumps(entry)) == entry
 
 
@@ -211,30 +173,6 @@ def test_training_stops_when_the_metric_no_longer_rises() -> None:
     train(run, feed(run.settings), following(values), lambda run: best.append(run.progress.best_epoch))
     assert best == [1, 2, 2, 2]
     assert (run.progress.epoch, run.progress.best) == (4, 0.3)
-
-
-def test_a_loss_that_is_no_number_is_one_message() -> None:
-    run = begin(settings(learning_rate=2e-3))
-    with torch.no_grad():
-        next(run.model.parameters()).fill_(float("nan"))
-    with pytest.raises(
-        ModelError, match=r"the loss became nan in epoch 1\. Lower training\.learning_rate \(now 0\.002\)"
-    ):
-        train(run, feed(run.settings), rising, nothing)
-
-
-def test_a_gradient_that_is_no_number_is_seen_even_in_the_last_step() -> None:
-    run = begin(settings(epochs=1, batch_size=100))
-    next(run.model.parameters()).register_hook(lambda gradient: gradient * math.inf)
-    with pytest.raises(ModelError, match="the loss became nan in epoch 1"):
-        train(run, feed(run.settings), rising, nothing)
-
-
-def test_a_weight_that_the_last_step_makes_infinite_is_seen_too() -> None:
-    run = begin(settings(epochs=1, batch_size=100, optimizer="sgd", learning_rate=1e38, clip=1e30))
-    next(run.model.parameters()).register_hook(lambda gradient: gradient * 1e6)
-    with pytest.raises(ModelError, match="a weight became infinite or no number in epoch 1"):
-        train(run, feed(run.settings), rising, nothing)
 
 
 def test_nothing_to_learn_from_is_one_message() -> None:
@@ -364,39 +302,3 @@ def test_a_schedule_of_few_steps_is_finite(steps: int, decay: str) -> None:
     for warmup in (0.01, 0.5, 1.0):
         rates = [learning_rate(step, steps, settings(warmup=warmup, decay=decay)) for step in range(steps)]
         assert all(0 < rate <= 1e-2 for rate in rates)
-
-
-# ---- two processes
-
-
-def _one_of_two(rank: int, folder: str) -> None:
-    """A worker: what Ray Train would start, without Ray."""
-    torch.set_num_threads(1)
-    store = torch.distributed.FileStore(f"{folder}/store", 2)
-    torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=2)
-    chosen = settings(epochs=3, averaging=0.9)
-    run = begin(chosen, dropout=0.0, world=World(rank, 2))
-    train(run, feed(chosen), following([1, 2, 3]), nothing)
-    assert run.average is not None
-    averages = [torch.zeros_like(run.average.model.position) for _ in range(2)]
-    torch.distributed.all_gather(averages, run.average.model.position.detach())
-    assert torch.equal(*averages), "every worker keeps the same average"
-    if rank == 0:
-        Path(folder, "losses.json").write_text(json.dumps(losses(run)))
-        save_checkpoint(run, snapshot(run.model), Path(folder, "checkpoint"))
-    torch.distributed.destroy_process_group()
-
-
-def test_two_processes_compute_what_one_does(tmp_path: Path) -> None:
-    chosen = settings(epochs=3, averaging=0.9)
-    alone = begin(chosen, dropout=0.0)
-    train(alone, feed(chosen), following([1, 2, 3]), nothing)
-    torch.multiprocessing.spawn(_one_of_two, (str(tmp_path),), nprocs=2)
-    assert json.loads((tmp_path / "losses.json").read_text()) == pytest.approx(losses(alone), rel=1e-4)
-    together = begin(chosen, dropout=0.0)
-    load_checkpoint(together, tmp_path / "checkpoint")
-    # Scores, not weights: attention's key bias has no effect and no gradient but rounding, which Adam scales up.
-    history = torch.from_numpy(HISTORIES.last(np.arange(len(HISTORIES)), MAX_LENGTH))
-    with torch.inference_mode():
-        expected, found = (run.judged.eval().score(history)[:, 1:] for run in (alone, together))
-    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)

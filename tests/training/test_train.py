@@ -20,8 +20,9 @@ from rayrec.recipe import Recipe
 from rayrec.recipe_files import parse_recipe
 from rayrec.training.checkpoint import Checkpoints, State, snapshot
 from rayrec.training.job import TrainJob, best_epoch
-from rayrec.training.loop import Position, Run
 from rayrec.training.optimizer import learning_rate
+from rayrec.training.progress import Position
+from rayrec.training.run import Run
 from rayrec.training.train import train_model
 
 USERS, ITEMS = 24, 8

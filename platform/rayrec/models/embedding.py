@@ -39,7 +39,12 @@ class ReplicatedTable(nn.Module):
         num_rows: Rows, padding included.
         dim: Length of a vector.
         std: Standard deviation of the initial values (padding starts, and stays, at zero).
+
+    Attributes:
+        sparse: Whether the gradient of `lookup` holds only the rows that were looked up.
     """
+
+    sparse = False
 
     def __init__(self, num_rows: int, dim: int, std: float = 0.02) -> None:
         super().__init__()
@@ -51,7 +56,7 @@ class ReplicatedTable(nn.Module):
 
     def lookup(self, rows: Tensor) -> Tensor:
         """Vectors of ``rows``: ``[...]`` int64 to ``[..., dim]``."""
-        return functional.embedding(rows, self.weight, padding_idx=0)
+        return functional.embedding(rows, self.weight, padding_idx=0, sparse=self.sparse)
 
     def all_rows(self) -> Tensor:
         """Every vector: ``[num_rows, dim]``."""

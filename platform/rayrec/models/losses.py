@@ -38,6 +38,9 @@ class ItemLoss(nn.Module):
         num_items: Items; their rows run from 1.
         counts: ``[num_items + 1]``, training events of each item row; only ``popularity`` and ``in-batch`` need them.
 
+    Attributes:
+        reads_all_rows: Whether every item's vector is read for every target.
+
     Raises:
         ModelError: There are no counts, and the objective needs them.
 
@@ -50,7 +53,7 @@ class ItemLoss(nn.Module):
 
     def __init__(self, objective: Objective, num_items: int, counts: np.ndarray | None) -> None:
         super().__init__()
-        full = objective.loss == "softmax"
+        self.reads_all_rows = full = objective.loss == "softmax"
         self.rule = FullSoftmax(objective) if full else AgainstNegatives(objective, num_items, counts)
 
     def forward(self, hidden: Tensor, targets: Tensor, table: EmbeddingTable, bias: Tensor | None = None) -> Tensor:

@@ -19,6 +19,8 @@ class Optimization:
         batch_size: Users a step, over all workers together.
         batch_tokens: Instead: targets a step, over all workers together, so that steps weigh and take the same however
             long histories are. At least the model's ``max_length``.
+        accumulate: Work a step out in so many pieces, one after the other, which takes as much less memory. One worker
+            that accumulates over n is as n workers are, to what is drawn at random.
         optimizer: What turns gradients into steps.
         learning_rate: Its peak learning rate.
         betas: Of ``adamw`` and ``adam``: how much of the running means of the gradient and of its square a step keeps.
@@ -36,6 +38,8 @@ class Optimization:
         averaging: Decay, a step, of the moving average of the weights that is then validated, kept and published
             instead of the weights themselves, such as 0.999; 0 keeps none.
         clip: Largest gradient norm; larger gradients are scaled down.
+        nonfinite: What a gradient that is infinite or no number does: ``stop`` the training, or have its step ``skip``
+            the update, which is counted. To skip, a GPU is waited for at each step.
         patience: Stop after so many epochs without a better validation metric.
         metric: The validation metric that is watched.
         precision: ``bf16`` runs forward and backward under autocast on a GPU; ``auto`` does so where there is one.
@@ -50,6 +54,7 @@ class Optimization:
     epochs: int = 100
     batch_size: int = 128
     batch_tokens: int | None = None
+    accumulate: int = 1
     optimizer: Literal["adamw", "adam", "adagrad", "sgd"] = "adamw"
     learning_rate: float = 1e-3
     betas: tuple[float, float] = (0.9, 0.98)
@@ -62,6 +67,7 @@ class Optimization:
     decay: Literal["none", "cosine", "linear", "inverse-sqrt"] = "none"
     averaging: float = 0.0
     clip: float = 1.0
+    nonfinite: Literal["stop", "skip"] = "stop"
     patience: int = 10
     metric: str = "ndcg@10"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -71,7 +77,7 @@ class Optimization:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "patience", "batch_tokens", "checkpoint_steps"):
+        for name in ("epochs", "batch_size", "patience", "batch_tokens", "accumulate", "checkpoint_steps"):
             number = getattr(self, name)
             fits = number is None or 1 <= number < 1 << 31
             require(fits, f"{name} must be at least 1 and below 2**31, not {number}")

@@ -19,7 +19,8 @@ from torch import Tensor
 from rayrec.artifacts import Storage, open_folder, publish_folder
 from rayrec.inference.bundle import load_weights, save_weights
 from rayrec.models.base import Recommender
-from rayrec.training.loop import Position, Run
+from rayrec.training.progress import Position
+from rayrec.training.run import Run
 
 State = dict[str, Tensor]
 

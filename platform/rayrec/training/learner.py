@@ -11,18 +11,31 @@ from torch import Tensor, nn
 
 from rayrec.errors import ModelError
 from rayrec.models.base import Recommender
+from rayrec.models.embedding import ReplicatedTable
 from rayrec.models.losses import ItemLoss
 from rayrec.models.objective import Objective
 from rayrec.models.sequence import SequenceModel
 from rayrec.training.feed import Part
 
+LARGE_TABLE = 100_000
+"""Rows from which on a gradient of a table is worth keeping sparse."""
+
 
 class Learner(nn.Module):
-    """What the training loop calls: the parts of a batch to their summed loss."""
+    """What the training loop calls: the parts of a batch to their summed loss.
+
+    Attributes:
+        sparse_tables: Weights whose gradients hold only the rows that a step touched.
+    """
+
+    sparse_tables: tuple[nn.Parameter, ...] = ()
 
     @abstractmethod
     def forward(self, parts: Sequence[Part]) -> Tensor:
         """Summed loss over the targets of the parts, a scalar."""
+
+    def keep_sparse(self) -> None:
+        """Have the gradients of large tables hold only the rows that a step touches, where these are few."""
 
 
 class OwnObjective(Learner):
@@ -55,6 +68,15 @@ class NextItem(Learner):
         # what they predict; where every next item is predicted, this is 1.
         next_items = torch.stack([part.targets.count_nonzero() for part in parts]).sum()
         return loss * (next_items / max(1, len(targets)))
+
+    def keep_sparse(self) -> None:
+        """See `Learner`. Where all items are scored, all rows are touched."""
+        if self.loss.reads_all_rows:
+            return
+        tables = [table for table in self.model.tables().values() if isinstance(table, ReplicatedTable)]
+        for table in tables:
+            table.sparse = table.num_rows >= LARGE_TABLE
+        self.sparse_tables = tuple(table.weight for table in tables if table.sparse)
 
     def _examples(self, part: Part) -> tuple[Tensor, Tensor]:
         read = {name: getattr(part, name) for name in self.model.features}

@@ -12,7 +12,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rayrec.errors import RayrecError
-from rayrec.training.loop import Metrics, Position
+from rayrec.training.progress import Metrics, Position
 
 _LOG = logging.getLogger(__name__)
 

@@ -34,8 +34,11 @@ from rayrec.training.checkpoint import Checkpoints, snapshot
 from rayrec.training.feed import feed_for
 from rayrec.training.fit import fit_here
 from rayrec.training.job import TrainJob, interactions, load, publish
-from rayrec.training.loop import Metrics, Position, Progress, Run, World, start, train
+from rayrec.training.loop import train
+from rayrec.training.progress import MEASURED, Metrics, Position, Progress
 from rayrec.training.reports import reporter
+from rayrec.training.run import Run, start
+from rayrec.training.world import World
 
 _LOG = logging.getLogger(__name__)
 
@@ -274,7 +277,6 @@ def _validator(job: TrainJob, dataset: Dataset, sequences: Sequences, world: Wor
 
 def _training_metrics(progress: Progress, threads: int) -> Json:
     """What the bundle remembers of its training; no times, so that equal training gives equal bundles."""
-    timed = {"seconds", "tokens_per_second"}
-    history = [{key: value for key, value in entry.items() if key not in timed} for entry in progress.history]
+    history = [{key: value for key, value in entry.items() if key not in MEASURED} for entry in progress.history]
     best = progress.best if math.isfinite(progress.best) else None
     return {"best_epoch": progress.best_epoch, "best": best, "threads": threads, "history": history}

@@ -1,0 +1,42 @@
+"""A training run: the model and all that goes with it from step to step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rayrec.models.base import Recommender
+from rayrec.models.interactions import Interactions
+from rayrec.models.optimization import Optimization
+from rayrec.training.averaging import Average
+from rayrec.training.learner import Learner, learner
+from rayrec.training.optimizer import Optimizers, build_optimizer
+from rayrec.training.progress import Progress
+from rayrec.training.world import World
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything a training run holds; `train` shows it to who writes checkpoints and reports."""
+
+    model: Recommender
+    learner: Learner
+    optimizer: Optimizers
+    settings: Optimization
+    world: World
+    progress: Progress
+    average: Average | None = None
+
+    @property
+    def judged(self) -> Recommender:
+        """What is validated, kept and published: the model of the averaged weights, if they are kept, else `model`."""
+        return self.average.model if self.average else self.model
+
+
+def start(model: Recommender, interactions: Interactions, settings: Optimization, world: World) -> Run:
+    """A run that has not begun: the model has seen the training events and is on its device, the optimizer is fresh."""
+    model.observe(interactions)
+    learning = learner(model, settings.objective, interactions.counts).to(world.device)
+    if settings.table_optimizer == "row-wise-adagrad":
+        learning.keep_sparse()
+    average = Average(model, settings.averaging) if settings.averaging else None
+    return Run(model, learning, build_optimizer(model, settings), settings, world, Progress(), average)

@@ -1,0 +1,202 @@
+"""The steps of an epoch: forward, backward, exchange, update; and what they add up to."""
+
+from __future__ import annotations
+
+import math
+import time
+from contextlib import nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from rayrec.errors import ModelError
+from rayrec.models.optimization import Optimization
+from rayrec.training.feed import Batch, Feed
+from rayrec.training.laps import Laps
+from rayrec.training.optimizer import learning_rate
+from rayrec.training.progress import Position
+from rayrec.training.run import Run
+
+
+class DivergedError(ModelError):
+    """Training no longer computes with numbers.
+
+    Attributes:
+        position: Before which step.
+        batch: The whole of that step, of all workers together; None where it is a weight that is no number.
+    """
+
+    def __init__(self, message: str, position: Position, batch: Batch | None = None) -> None:
+        super().__init__(message)
+        self.position = position
+        self.batch = batch
+
+
+class Steps:
+    """The steps of the epoch in which a run stands.
+
+    Args:
+        run: The run. Its progress goes on with each step.
+        wrapped: Its learner, as the workers share it.
+        feed: The training batches.
+    """
+
+    def __init__(self, run: Run, wrapped: nn.Module, feed: Feed) -> None:
+        self._run = run
+        self._wrapped = wrapped
+        self._shared = wrapped if isinstance(wrapped, DistributedDataParallel) else None
+        self._feed = feed
+        self._plan = feed.plan(run.progress.epoch)
+        self._total = feed.steps * run.settings.epochs
+        self._weights = list(run.model.parameters())
+        self._laps = Laps(run.world.device)
+        sums, device = run.progress.sums, run.world.device
+        self._began = time.perf_counter() - sums.get("seconds", 0.0)
+        # Summed on the device: reading each step's loss would make the GPU wait for Python.
+        mine = sums.get("loss", 0.0) if run.world.rank == 0 else 0.0
+        self._loss = torch.tensor(mine, dtype=torch.float64, device=device)
+        self._norm = torch.tensor(sums.get("gradient_norm", 0.0), dtype=torch.float64, device=device)
+        self._first_bad = torch.tensor(-1, device=device)
+        # Where nothing has to wait for it, or it decides what happens next.
+        self._looks_at_once = device.type == "cpu" or run.settings.nonfinite == "skip"
+
+    def take(self) -> None:
+        """The next step.
+
+        Raises:
+            DivergedError: A gradient is no number. On a GPU `sum_up` says so, after steps that were in vain.
+        """
+        run, progress = self._run, self._run.progress
+        step = progress.step
+        count = progress.epoch * self._feed.steps + step
+        rate = learning_rate(count, self._total, run.settings)
+        loss, targets = self._gradients(step)
+        norm = clip_gradients(self._weights, run.settings.clip)
+        if self._usable(step, norm):
+            for group in run.optimizer.param_groups:
+                group["lr"] = rate * group["lr_scale"]
+            run.optimizer.step()
+            if run.average:
+                run.average.update(count)
+            self._loss += loss
+            self._norm += norm
+            progress.sums["tokens"] = progress.sums.get("tokens", 0) + targets
+        run.optimizer.zero_grad(set_to_none=True)
+        progress.step, progress.sums["learning_rate"] = step + 1, rate
+        self._laps.end("optimizer")
+
+    def sum_up(self) -> None:
+        """Bring the progress's sums up to date, over all workers.
+
+        Raises:
+            DivergedError: A loss, a gradient or a weight is no number.
+        """
+        sums, world = self._run.progress.sums, self._run.world
+        if int(self._first_bad) >= 0:
+            raise self._diverged("the gradient is no number", int(self._first_bad))
+        (total,) = world.sum([float(self._loss)])
+        if not math.isfinite(total):
+            raise self._diverged(f"the loss became {total}")
+        # What the last step made of the weights no loss has seen.
+        if not all(bool(weights.isfinite().all()) for weights in self._weights):
+            raise self._diverged("a weight became infinite or no number")
+        sums |= {"loss": total, "gradient_norm": float(self._norm), "seconds": time.perf_counter() - self._began}
+        for name, seconds in self._laps.read().items():
+            sums[name] = sums.get(name, 0.0) + seconds
+
+    def finish(self) -> None:
+        """`sum_up` after the last step.
+
+        Raises:
+            DivergedError: As there, or no step could be taken.
+        """
+        if not self._run.progress.sums.get("tokens"):
+            raise self._diverged("no step has a gradient that is a number")
+        self.sum_up()
+
+    def paused(self) -> None:
+        """What was done since the last step is no part of the steps' time."""
+        self._laps.end("paused")
+
+    def _gradients(self, step: int) -> tuple[Tensor, int]:
+        """Gradients of a step's mean loss, of all workers. Returns this worker's summed loss, and the global targets.
+
+        Accumulated in n pieces they are those of n times as many workers, who see, and draw, the same.
+        """
+        run, world, pieces = self._run, self._run.world, self._run.settings.accumulate
+        loss = torch.zeros((), dtype=torch.float64, device=world.device)
+        for piece in range(pieces):
+            worker, workers = world.rank + piece * world.size, world.size * pieces
+            _seed(run.settings.seed, run.progress.epoch, step, worker)
+            batch = self._feed.batch(self._plan, step, worker, workers)
+            parts = [part.to(world.device) for part in batch.parts]
+            self._laps.end("data")
+            with self._exchange(last=piece == pieces - 1):
+                with autocast(world.device, run.settings):
+                    found: Tensor = self._wrapped(parts)
+                self._laps.end("forward")
+                # DistributedDataParallel averages gradients; times the number of workers, that is their sum.
+                (found * (world.size / max(1, batch.global_targets))).backward()
+            loss += found.detach()
+        for table in run.learner.sparse_tables:
+            if table.grad is not None:
+                table.grad = world.sum_rows(table.grad) / world.size
+        self._laps.end("backward")
+        return loss, batch.global_targets
+
+    def _exchange(self, last: bool) -> Any:
+        """Workers exchange gradients with the last piece."""
+        return nullcontext() if last or self._shared is None else self._shared.no_sync()
+
+    def _usable(self, step: int, norm: Tensor) -> bool:
+        """Whether a step can be taken. All workers have the same gradients, and decide alike."""
+        if not self._looks_at_once:
+            unseen = (self._first_bad < 0) & ~norm.isfinite()
+            self._first_bad = torch.where(unseen, step, self._first_bad)
+            return True
+        if norm.isfinite():
+            return True
+        if self._run.settings.nonfinite == "stop":
+            raise self._diverged(f"the norm of the gradient became {float(norm)}", step)
+        self._run.progress.sums["skipped"] = self._run.progress.sums.get("skipped", 0) + 1
+        return False
+
+    def _diverged(self, what: str, step: int | None = None) -> DivergedError:
+        epoch, settings = self._run.progress.epoch, self._run.settings
+        where = f"in epoch {epoch + 1}" + ("" if step is None else f", step {step + 1} of {self._feed.steps}")
+        return DivergedError(
+            f"training: {what} {where}. "
+            f"Lower training.learning_rate (now {settings.learning_rate:g}) or training.clip and run again.",
+            Position(epoch, self._run.progress.step if step is None else step),
+            None if step is None else self._feed.batch(self._plan, step),
+        )
+
+
+def clip_gradients(weights: list[nn.Parameter], largest: float) -> Tensor:
+    """Scale gradients, dense and sparse, so that together they are no longer than ``largest``.
+
+    Returns:
+        The norm that they had, a scalar.
+    """
+    given = [weight for weight in weights if weight.grad is not None]
+    sparse = [weight.grad.values() for weight in given if weight.grad is not None and weight.grad.is_sparse]
+    dense = [weight for weight in given if weight.grad is not None and not weight.grad.is_sparse]
+    norm = nn.utils.get_total_norm([*(weight.grad for weight in dense if weight.grad is not None), *sparse])
+    nn.utils.clip_grads_with_norm_(dense, largest, norm)
+    for values in sparse:
+        values.mul_((largest / (norm + 1e-6)).clamp(max=1.0))
+    return norm
+
+
+def autocast(device: torch.device, settings: Optimization) -> Any:
+    """bf16 on a GPU, unless the settings say fp32; fp32 on a CPU, unless they say bf16."""
+    wanted = settings.precision == "bf16" or (settings.precision == "auto" and device.type == "cuda")
+    return torch.autocast(device.type, torch.bfloat16) if wanted else nullcontext()
+
+
+def _seed(*parts: int) -> None:
+    """Seed torch's generators from several numbers."""
+    torch.manual_seed(int(np.random.SeedSequence(list(parts)).generate_state(1, np.uint64)[0] >> 1))
