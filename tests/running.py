@@ -28,10 +28,15 @@ def settings(**changes: object) -> Optimization:
     )  # type: ignore[arg-type]
 
 
-def begin(chosen: Optimization, dropout: float = 0.2, world: World | None = None) -> Run:
+def begin(
+    chosen: Optimization,
+    dropout: float = 0.2,
+    world: World | None = None,
+    warm: Callable[[Recommender], None] | None = None,
+) -> Run:
     torch.manual_seed(chosen.seed)
     config = SASRecConfig(dim=8, blocks=1, heads=2, dropout=dropout, max_length=MAX_LENGTH)
-    return start(SASRec(config, ITEMS), Interactions(HISTORIES, ITEMS), chosen, world or World())
+    return start(SASRec(config, ITEMS), Interactions(HISTORIES, ITEMS), chosen, world or World(), warm)
 
 
 def feed(chosen: Optimization) -> ResidentFeed:

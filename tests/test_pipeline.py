@@ -17,6 +17,7 @@ from tests.watching import Silent
 from rayrec import pipeline
 from rayrec.artifacts import Storage
 from rayrec.errors import RayrecError
+from rayrec.inference.bundle import open_bundle
 from rayrec.inference.release import open_release
 from rayrec.inventory import collect_garbage, find_garbage, inventory
 from rayrec.pipeline import Pipeline, RunResult
@@ -172,6 +173,30 @@ def test_a_champion_that_learnt_from_the_test_events_is_said_to_be_no_fair_measu
     newer = run(storage, log, model={"name": "popularity"}, data=many)
     assert newer.decision.startswith("not promoted")
     assert re.search(r"trained on \d+ of the test events: no fair measure", newer.decision)
+
+
+def test_a_warm_start_begins_with_the_weights_of_an_older_release(storage: Storage, tmp_path: Path) -> None:
+    log = write_log(tmp_path)
+    training = {**recipe_values(log)["training"], "epochs": 12}
+    first = run(storage, log, training=training)
+    with log.open("a", encoding="utf-8") as file:
+        file.writelines(f"u{user},new,{1_800_000_000 + user}\n" for user in range(USERS))
+
+    warm = run(storage, log, training={**training, "epochs": 1, "warm_start": "tiny/1"})
+
+    parent = first.release.digest
+    content = open_release(storage, warm.release.digest).content
+    lineage = open_bundle(storage, content["models"]["main"]).manifest["parents"]
+    assert lineage == [{"release": parent, "bundle": open_release(storage, parent).content["models"]["main"]}]
+    assert first_loss(storage, warm) < 0.8 * first_loss(storage, first)
+    with pytest.raises(RayrecError, match="'popularity' is fitted to all events at once"):
+        run(storage, log, model={"name": "popularity"}, training={"warm_start": "tiny"})
+
+
+def first_loss(storage: Storage, ran: RunResult) -> float:
+    bundle = open_release(storage, ran.release.digest).content["models"]["main"]
+    loss: float = storage.read_json(f"{bundle}/metrics.json")["history"][0]["loss"]
+    return loss
 
 
 def test_a_failed_stage_publishes_nothing_and_marks_its_run(storage: Storage, tmp_path: Path) -> None:

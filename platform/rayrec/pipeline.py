@@ -13,14 +13,17 @@ from rayrec.data.dataset import Dataset, manifest_path, open_dataset
 from rayrec.data.files import list_files, provide
 from rayrec.data.prepare import prepare
 from rayrec.data.report import publish_report
-from rayrec.data.views import open_view
+from rayrec.data.views import load_view, open_view
 from rayrec.errors import RecipeError
+from rayrec.evaluation.compare import fair_bundle
 from rayrec.evaluation.evaluate import Measure, evaluate
 from rayrec.evaluation.leakage import leakage_warnings
 from rayrec.inference.bundle import open_bundle
 from rayrec.inference.pyfunc import write_reference
-from rayrec.inference.release import publish_release
+from rayrec.inference.release import open_release, publish_release
+from rayrec.models.base import Fitted
 from rayrec.models.popularity import PopularityConfig
+from rayrec.models.registry import model_class
 from rayrec.plots import plot_by_cutoff, plot_curve
 from rayrec.promotion import promote_if_not_worse
 from rayrec.recipe import Evaluation, ModelChoice, Recipe, Training
@@ -29,6 +32,7 @@ from rayrec.tracking import RegisteredRelease, TrackedRun, find_release, trackin
 from rayrec.training.checkpoint import Checkpoints
 from rayrec.training.job import TrainJob, best_epoch
 from rayrec.training.train import train_model
+from rayrec.training.warm_start import Parent
 
 _LOG = logging.getLogger(__name__)
 
@@ -90,10 +94,11 @@ class Pipeline(Stages):
                 "training.refit = 'validation': the view has no validation events to add. Set training.refit to none "
                 "or all, or data.split so that there are some."
             )
-        job = TrainJob(self.recipe, (dataset.name, dataset.number), view, self.storage, self.recipe.name)
+        version, parent = (dataset.name, dataset.number), self._parent_model(dataset, view)
+        job = TrainJob(self.recipe, version, view, self.storage, self.recipe.name, parent=parent)
         choice = {"model": ModelChoice("popularity", PopularityConfig())}
         defaults = {"training": Training(), "evaluation": Evaluation()}
-        popular = replace(job, recipe=self.recipe.model_copy(update=choice | defaults))
+        popular = replace(job, recipe=self.recipe.model_copy(update=choice | defaults), parent=None)
         alone = self.recipe.model == popular.recipe.model
         baseline = self._train("baseline", popular, dataset)
         first = baseline if alone else self._train("train", job, dataset)
@@ -157,6 +162,25 @@ class Pipeline(Stages):
         return find_release(f"{output['name']}/{output['version']}"), output["decision"]
 
     # ---- what each stage needs
+
+    def _parent_model(self, dataset: Dataset, view: str) -> Parent | None:
+        """The model that `Training.warm_start` names; where that was trained on test events, the one before it."""
+        reference = self.recipe.training.warm_start
+        if reference is None:
+            return None
+        if issubclass(model_class(self.recipe.model.name), Fitted):
+            raise RecipeError(
+                f"training.warm_start: '{self.recipe.model.name}' is fitted to all events at once, and begins with no "
+                "weights. Leave the setting out."
+            )
+        registered = find_release(reference)
+        release = open_release(Storage.open(registered.storage), registered.digest)
+        fair = fair_bundle(release, dataset, view, load_view(dataset, view))
+        if fair.trained_on_test:
+            known = fair.trained_on_test
+            what = known if isinstance(known, str) else f"it was trained on {known:,} of them"
+            _LOG.warning("training.warm_start: %s may know test events (%s): the test metrics flatter", reference, what)
+        return Parent(release.digest, fair.path, release.storage)
 
     def _train(self, stage: str, job: TrainJob, dataset: Dataset) -> str:
         recipe = job.recipe

@@ -44,12 +44,15 @@ class Training(Optimization):
         refit: What is served. ``none``: the model that was trained on the training fold. ``validation``: one trained
             again with the same settings, as many epochs as were best, on validation events too; ``all``: on all events.
         threads: Threads a worker; by default its share of the machine's cores. The last digits of results depend on it.
+        warm_start: Begin with the weights of this Release's model: ``NAME`` (the champion), ``NAME@ALIAS`` or
+            ``NAME/VERSION``. Items are matched by key; new ones begin at random.
     """
 
     workers: Annotated[int, Field(ge=0)] = 1
     gpus: Annotated[Literal["auto", "yes", "no"], BeforeValidator(_yes_or_no)] = "auto"
     refit: Literal["none", "validation", "all"] = "none"
     threads: Annotated[int, Field(ge=1)] | None = None
+    warm_start: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()

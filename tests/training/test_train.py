@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import re
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from rayrec.artifacts import Storage
 from rayrec.data.prepare import prepare
@@ -119,8 +122,14 @@ def test_popularity_is_fitted_in_one_pass(job: TrainJob) -> None:
 
 
 def test_a_loss_that_is_no_number_arrives_as_one_message(job: TrainJob) -> None:
-    with pytest.raises(ModelError, match="the loss became nan in epoch"):
+    wanted = r"norm of the gradient became (nan|inf) in epoch 1, step 2 of 3\. Lower .* is kept in (\S+)\. `training"
+    with pytest.raises(ModelError, match=wanted) as caught:
         train_model(changed(job, learning_rate=1e30, clip=1e30), "diverging", lambda _: None)
+    found = re.search(wanted, str(caught.value))
+    assert found is not None
+    kept, said = load_file(f"{found[2]}/batch.safetensors"), json.loads(Path(found[2], "batch.json").read_text())
+    assert (said["epoch"], said["step"]) == (0, 1)
+    assert sum(int((tensor != 0).sum()) for name, tensor in kept.items() if name.endswith("targets")) == said["targets"]
 
 
 def test_a_view_that_is_gone_is_one_message(job: TrainJob) -> None:

@@ -64,6 +64,11 @@ class Recommender(nn.Module, ABC):
         """What is learnt a row at a time, ``[rows, dim]`` each: the optimizer's settings for tables are of these."""
         return [p for table in self.tables().values() for p in table.optimizer_parameters() if p.requires_grad]
 
+    def rows_of_items(self) -> frozenset[str]:
+        """Names of the weights that have a row for each item, padding's first."""
+        names = {f"{table}.weight" for table in self.tables()} | {"bias"}
+        return frozenset(names & {name for name, _ in self.named_parameters()})
+
     @property
     def max_length(self) -> int:
         """How many of the latest events the model reads."""

@@ -19,6 +19,7 @@ from torch import Tensor
 from rayrec.artifacts import Storage, open_folder, publish_folder
 from rayrec.inference.bundle import load_weights, save_weights
 from rayrec.models.base import Recommender
+from rayrec.training.feed import Batch
 from rayrec.training.progress import Position
 from rayrec.training.run import Run
 
@@ -73,6 +74,15 @@ class Checkpoints:
         with tempfile.TemporaryDirectory(prefix="rayrec-checkpoint-") as temporary:
             folder, _ = open_folder(self.storage, self._whole(position)[0], MANIFEST, Path(temporary))
             return load_checkpoint(run, folder)
+
+    def keep_batch(self, batch: Batch, position: Position) -> str:
+        """Publish a batch that is to be looked at: the tensors of each of its parts. Returns where it is."""
+        parts = enumerate(batch.parts)
+        tensors = {f"{number}.{name}": value for number, part in parts for name, value in part.tensors().items()}
+        manifest = {"schema": 1, "epoch": position.epoch, "step": position.step, "targets": batch.global_targets}
+        with tempfile.TemporaryDirectory(prefix="rayrec-batch-") as temporary:
+            save_file(tensors, Path(temporary, "batch.safetensors"))
+            return publish_folder(self.storage, f"{self._run}/diverged", Path(temporary), manifest, "batch.json")
 
     def clear(self) -> None:
         """Forget the run."""

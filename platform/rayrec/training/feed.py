@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -56,11 +56,14 @@ class Part:
     user: Tensor | None = None
     context: Tensor | None = None
 
+    def tensors(self) -> dict[str, Tensor]:
+        """What there is, by name."""
+        held = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in held.items() if value is not None}
+
     def to(self, device: torch.device) -> Part:
         """The same on a device."""
-        held = {field.name: getattr(self, field.name) for field in fields(self)}
-        moved: dict[str, Any] = {k: None if v is None else v.to(device, non_blocking=True) for k, v in held.items()}
-        return Part(**moved)
+        return Part(**{name: value.to(device, non_blocking=True) for name, value in self.tensors().items()})
 
 
 @dataclass(frozen=True)

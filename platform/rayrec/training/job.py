@@ -19,6 +19,7 @@ from rayrec.models.base import Recommender
 from rayrec.models.interactions import Interactions
 from rayrec.models.registry import model_class
 from rayrec.recipe import Recipe
+from rayrec.training.warm_start import Parent
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class TrainJob:
         folds: What is learnt from: of ``train``, ``validation`` and ``test``.
         epochs: Train so many by gradient, on the schedule of the recipe's ``training.epochs``, and keep the last; None
             validates, and keeps the best.
+        parent: The model to begin with, instead of with random weights.
     """
 
     recipe: Recipe
@@ -43,6 +45,7 @@ class TrainJob:
     bundle_name: str
     folds: tuple[str, ...] = ("train",)
     epochs: int | None = None
+    parent: Parent | None = None
 
     @property
     def fold_numbers(self) -> tuple[int, ...]:
@@ -54,6 +57,7 @@ class TrainJob:
         """The settings of this training, without those that change nothing in what is learnt here."""
         settings: Json = self.recipe.sections("training")["training"]
         del settings["refit"], settings["checkpoint_steps"]
+        settings["warm_start"] = self.parent and self.parent.bundle
         return {**settings, "folds": list(self.folds), "stopped_after": self.epochs}
 
 
@@ -82,7 +86,7 @@ def publish(job: TrainJob, model: Recommender, sequences: Sequences, dataset: Da
         "transforms": open_view(dataset, job.view)["transform"],
         "features": feature_digests(dataset, job.view, model.widths),
         "training": job.settings,
-        "parents": [],
+        "parents": [job.parent.lineage] if job.parent else [],
     }
     return publish_bundle(
         job.storage,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from rayrec.models.base import Recommender
@@ -32,9 +33,25 @@ class Run:
         return self.average.model if self.average else self.model
 
 
-def start(model: Recommender, interactions: Interactions, settings: Optimization, world: World) -> Run:
-    """A run that has not begun: the model has seen the training events and is on its device, the optimizer is fresh."""
+def start(
+    model: Recommender,
+    interactions: Interactions,
+    settings: Optimization,
+    world: World,
+    warm: Callable[[Recommender], None] | None = None,
+) -> Run:
+    """A run that has not begun: the model has seen the training events and is on its device, the optimizer is fresh.
+
+    Args:
+        model: The model.
+        interactions: The training events.
+        settings: Settings of the training.
+        world: This worker among all.
+        warm: Gives the model, once it has seen the events, first weights other than random ones.
+    """
     model.observe(interactions)
+    if warm:
+        warm(model)
     learning = learner(model, settings.objective, interactions.counts).to(world.device)
     if settings.table_optimizer == "row-wise-adagrad":
         learning.keep_sparse()

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import ray
@@ -38,6 +39,7 @@ from rayrec.training.loop import train
 from rayrec.training.progress import MEASURED, Metrics, Position, Progress
 from rayrec.training.reports import reporter
 from rayrec.training.run import Run, start
+from rayrec.training.steps import DivergedError
 from rayrec.training.world import World
 
 _LOG = logging.getLogger(__name__)
@@ -167,7 +169,18 @@ def _train_worker(config: dict[str, Any]) -> str | RayrecError | None:
         return error
     except RayrecError as error:
         # The same on every worker. Returned, not raised: a restart would only fail again.
-        return error
+        return _with_batch(error, config["checkpoints"]) if isinstance(error, DivergedError) else error
+
+
+def _with_batch(error: DivergedError, checkpoints: Checkpoints) -> RayrecError:
+    """The error for the driver, with where the batch at fault was kept. Every worker keeps it: they write the same."""
+    if error.batch is None:
+        return ModelError(str(error))
+    path = checkpoints.keep_batch(error.batch, error.position)
+    return ModelError(
+        f"{error} The batch is kept in {checkpoints.storage.url(path)}. "
+        "`training.nonfinite = skip` passes over such steps and counts them."
+    )
 
 
 def _train_here(job: TrainJob, checkpoints: Checkpoints, reports: Any) -> str | None:
@@ -183,7 +196,9 @@ def _train_here(job: TrainJob, checkpoints: Checkpoints, reports: Any) -> str | 
     torch.manual_seed(recipe.training.seed)
     model = model_class(recipe.model.name)(recipe.model.config, len(sequences.item_keys))
     observed = interactions(job, sequences)
-    run = start(model, observed, recipe.training, world)
+    parent = job.parent
+    warm = partial(parent.give, item_keys=sequences.item_keys) if parent and position == Position() else None
+    run = start(model, observed, recipe.training, world, warm)
     best = _Best(snapshot(model))
     if position != Position():
         best.state = checkpoints.load(run, position)
