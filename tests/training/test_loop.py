@@ -30,7 +30,7 @@ from rayrec.models.base import Recommender
 from rayrec.models.interactions import Interactions
 from rayrec.models.registry import model_class
 from rayrec.training.averaging import Average
-from rayrec.training.checkpoint import load_checkpoint, save_checkpoint, snapshot
+from rayrec.training.checkpoint import Checkpoint, load_checkpoint, snapshot
 from rayrec.training.feed import ResidentFeed, feed_for
 from rayrec.training.loop import train
 from rayrec.training.optimizer import build_optimizer, learning_rate
@@ -68,7 +68,7 @@ def test_a_run_taken_up_from_its_checkpoint_goes_on_as_if_it_had_not_stopped(
 
     def keep(run: Run) -> None:
         if run.progress.epoch == done:
-            save_checkpoint(run, snapshot(run.model), tmp_path)
+            Checkpoint.of(run, snapshot(run.model)).write(tmp_path)
 
     train(whole, feed(chosen), following([1, 2, 3, 4]), keep)
     taken_up = begin(chosen)
@@ -90,7 +90,7 @@ def test_a_run_taken_up_amid_an_epoch_repeats_no_step(changes: dict[str, object]
 
     def keep(run: Run) -> None:
         positions.append(run.progress.position)
-        save_checkpoint(run, snapshot(run.model), tmp_path / str(run.progress.position))
+        Checkpoint.of(run, snapshot(run.model)).write(tmp_path / str(run.progress.position))
 
     train(whole, feed(chosen), following([1, 2]), nothing, amid_epoch=keep)
     # Of the five steps of an epoch the last one is followed by its end, which has a checkpoint of its own.
@@ -116,7 +116,7 @@ def test_training_that_stops_at_an_epoch_is_where_a_longer_one_was_then() -> Non
 
 def test_a_finished_run_taken_up_trains_no_further(tmp_path: Path) -> None:
     run = trained(settings(epochs=2))
-    save_checkpoint(run, snapshot(run.model), tmp_path)
+    Checkpoint.of(run, snapshot(run.model)).write(tmp_path)
     again = begin(settings(epochs=2))
     best = load_checkpoint(again, tmp_path)
     train(again, feed(settings()), following([]), nothing)
@@ -126,7 +126,7 @@ def test_a_finished_run_taken_up_trains_no_further(tmp_path: Path) -> None:
 
 def test_a_checkpoint_holds_no_pickle(tmp_path: Path) -> None:
     run = trained(settings(epochs=1))
-    save_checkpoint(run, snapshot(run.model), tmp_path)
+    Checkpoint.of(run, snapshot(run.model)).write(tmp_path)
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert {path.suffix for path in files} == {".safetensors", ".json"}
     for path in files:

@@ -26,7 +26,7 @@ from tests.running import (
 from rayrec.errors import ModelError
 from rayrec.models.objective import Objective
 from rayrec.training import learner
-from rayrec.training.checkpoint import load_checkpoint, save_checkpoint, snapshot
+from rayrec.training.checkpoint import Checkpoint, load_checkpoint, snapshot
 from rayrec.training.loop import train
 from rayrec.training.progress import Position
 from rayrec.training.run import Run
@@ -54,7 +54,7 @@ def _worker(rank: int, size: int, folder: str, changes: dict[str, object], dropo
         assert all(torch.equal(copies[0], copy) for copy in copies), f"workers differ in {name}"
     if rank == 0:
         Path(folder, "losses.json").write_text(json.dumps(losses(run)))
-        save_checkpoint(run, snapshot(run.model), Path(folder, "checkpoint"))
+        Checkpoint.of(run, snapshot(run.model)).write(Path(folder, "checkpoint"))
     torch.distributed.destroy_process_group()
 
 

@@ -21,11 +21,10 @@ from rayrec.evaluation.evaluate import Measure, evaluate_here
 from rayrec.inference.bundle import open_bundle
 from rayrec.recipe import Recipe
 from rayrec.recipe_files import parse_recipe
-from rayrec.training.checkpoint import Checkpoints, State, snapshot
+from rayrec.training.checkpoint import Checkpoint, Checkpoints, State
 from rayrec.training.job import TrainJob, best_epoch
 from rayrec.training.optimizer import learning_rate
 from rayrec.training.progress import Position
-from rayrec.training.run import Run
 from rayrec.training.train import train_model
 
 USERS, ITEMS = 24, 8
@@ -98,11 +97,10 @@ def test_equal_training_gives_an_equal_bundle(job: TrainJob) -> None:
 def test_with_averaging_the_averaged_weights_of_the_best_epoch_are_published(job: TrainJob) -> None:
     kept: list[State] = []
 
-    def saved(checkpoints: Checkpoints, run: Run, best: State) -> None:
-        save(checkpoints, run, best)
-        assert run.average is not None
-        if run.progress.best_epoch == run.progress.epoch:
-            kept.append(snapshot(run.average.model))
+    def saved(checkpoints: Checkpoints, checkpoint: Checkpoint) -> None:
+        save(checkpoints, checkpoint)
+        if checkpoint.progress["best_epoch"] == checkpoint.progress["epoch"]:
+            kept.append(checkpoint.states["average"])
 
     save = Checkpoints.save
     with pytest.MonkeyPatch.context() as patch:
@@ -178,9 +176,9 @@ def test_an_interrupted_training_goes_on_from_its_checkpoint(job: TrainJob, stop
     class StoppedError(Exception):
         pass
 
-    def saved(checkpoints: Checkpoints, run: Run, best: State) -> None:
-        save(checkpoints, run, best)
-        if run.progress.position == stopped_at:
+    def saved(checkpoints: Checkpoints, checkpoint: Checkpoint) -> None:
+        save(checkpoints, checkpoint)
+        if checkpoint.position == stopped_at:
             raise StoppedError
 
     save = Checkpoints.save

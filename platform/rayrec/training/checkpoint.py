@@ -7,17 +7,20 @@ leaves half of it, which the next one cannot read.)
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import tempfile
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from rayrec.artifacts import Storage, open_folder, publish_folder
-from rayrec.inference.bundle import load_weights, save_weights
+from rayrec.artifacts import Json, Storage, open_folder, publish_folder
 from rayrec.models.base import Recommender
 from rayrec.training.feed import Batch
 from rayrec.training.progress import Position
@@ -27,6 +30,55 @@ State = dict[str, Tensor]
 
 MANIFEST = "checkpoint.json"
 KEEP = 2
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where a run stands between two steps, copied: the run may go on while it is written.
+
+    Attributes:
+        states: By file: the weights of the ``last`` step, their ``average`` where one is kept, those of the ``best``
+            epoch, and what the ``optimizer`` remembers.
+        progress: `Progress`.
+    """
+
+    states: dict[str, State]
+    progress: Json
+
+    @classmethod
+    def of(cls, run: Run, best: State) -> Checkpoint:
+        """Where ``run`` stands, and the state of the model at its best epoch."""
+        average = {"average": snapshot(run.average.model)} if run.average else {}
+        states = {"last": snapshot(run.model), **average, "best": best, "optimizer": run.optimizer.state_dict()}
+        return cls(states, copy.deepcopy(dataclasses.asdict(run.progress)))
+
+    @property
+    def position(self) -> Position:
+        """Where it stands."""
+        return Position(self.progress["epoch"], self.progress["step"])
+
+    def write(self, folder: Path) -> None:
+        """Write it into a folder, which is made if it is not there."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, state in self.states.items():
+            save_file(state, folder / f"{name}.safetensors")
+        (folder / "progress.json").write_text(json.dumps(self.progress), encoding="utf-8")
+
+
+def load_checkpoint(run: Run, folder: Path) -> State:
+    """Put a fresh run where a written `Checkpoint` stands. Returns the best state."""
+    run.model.load_state_dict(load_file(folder / "last.safetensors"))
+    if run.average:
+        run.average.model.load_state_dict(load_file(folder / "average.safetensors"))
+    run.optimizer.load_state_dict(load_file(folder / "optimizer.safetensors"))
+    for field, value in json.loads((folder / "progress.json").read_text(encoding="utf-8")).items():
+        setattr(run.progress, field, value)
+    return load_file(folder / "best.safetensors")
+
+
+def snapshot(model: Recommender) -> State:
+    """A copy of the model's state on the CPU."""
+    return {key: value.detach().to("cpu", copy=True).contiguous() for key, value in model.state_dict().items()}
 
 
 @dataclass(frozen=True)
@@ -51,12 +103,12 @@ class Checkpoints:
     def _folder(self) -> str:
         return f"{self._run}/checkpoints"
 
-    def save(self, run: Run, best: State) -> None:
-        """Publish where ``run`` stands, then drop what is older than the newest two."""
-        position = run.progress.position
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Publish a checkpoint, then drop what is older than the newest two."""
+        position = checkpoint.position
         manifest = {"schema": 1, "epoch": position.epoch, "step": position.step}
         with tempfile.TemporaryDirectory(prefix="rayrec-checkpoint-") as temporary:
-            save_checkpoint(run, best, Path(temporary))
+            checkpoint.write(Path(temporary))
             publish_folder(self.storage, self._of(position), Path(temporary), manifest, MANIFEST)
         for old in self._positions()[:-KEEP]:
             self.storage.remove(self._of(old))
@@ -104,35 +156,49 @@ class Checkpoints:
         return [path for path in paths if self.storage.exists(f"{path}/{MANIFEST}")]
 
 
-def save_checkpoint(run: Run, best: State, folder: Path) -> None:
-    """Write where ``run`` stands into an empty folder.
+class Writer:
+    """Publishes checkpoints while training goes on, one at a time. Leaving the block waits for the latest.
 
     Args:
-        run: The run between two steps.
-        best: The state of the model at its best epoch.
-        folder: Gets ``last/`` and ``best.safetensors`` (weights), ``average/`` where averaged ones are kept,
-            ``optimizer.safetensors`` and ``progress.json``.
+        checkpoints: Where they go.
+
+    Example::
+
+        >>> with Writer(checkpoints) as writer:
+        ...     writer.save(Checkpoint.of(run, best))
     """
-    save_weights(run.model, folder / "last")
-    if run.average:
-        save_weights(run.average.model, folder / "average")
-    save_file(best, folder / "best.safetensors")
-    save_file(run.optimizer.state_dict(), folder / "optimizer.safetensors")
-    (folder / "progress.json").write_text(json.dumps(dataclasses.asdict(run.progress)), encoding="utf-8")
 
+    def __init__(self, checkpoints: Checkpoints) -> None:
+        self._checkpoints = checkpoints
+        self._thread = ThreadPoolExecutor(1, "rayrec-checkpoint")
+        self._pending: Future[None] | None = None
 
-def load_checkpoint(run: Run, folder: Path) -> State:
-    """Put a fresh run where the saved one stood. Returns the best state."""
-    load_weights(run.model, folder / "last")
-    if run.average:
-        load_weights(run.average.model, folder / "average")
-    run.optimizer.load_state_dict(load_file(folder / "optimizer.safetensors"))
-    saved = json.loads((folder / "progress.json").read_text(encoding="utf-8"))
-    for field, value in saved.items():
-        setattr(run.progress, field, value)
-    return load_file(folder / "best.safetensors")
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Begin to publish a checkpoint, as soon as the one before is.
 
+        Raises:
+            StorageError: The one before could not be written.
+        """
+        self.wait()
+        self._pending = self._thread.submit(self._checkpoints.save, checkpoint)
 
-def snapshot(model: Recommender) -> State:
-    """A copy of the model's state on the CPU."""
-    return {key: value.detach().to("cpu", copy=True).contiguous() for key, value in model.state_dict().items()}
+    def wait(self) -> None:
+        """Wait for the latest.
+
+        Raises:
+            StorageError: It could not be written.
+        """
+        if self._pending:
+            pending, self._pending = self._pending, None
+            pending.result()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # What ended the training matters more than that its last checkpoint could not be written.
+        self._thread.shutdown()
+        if error is None:
+            self.wait()

@@ -7,6 +7,7 @@ at any step goes on exactly as if it had not stopped.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 from torch import nn
@@ -15,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from rayrec.errors import DataError
 from rayrec.models.base import Recommender
 from rayrec.training.feed import Feed
-from rayrec.training.progress import Metrics, Progress
+from rayrec.training.progress import PHASES, Metrics, Progress
 from rayrec.training.run import Run
 from rayrec.training.steps import Steps
 
@@ -53,7 +54,9 @@ def train(
     wrapped = _wrapped(run)
     while progress.epoch < last and progress.epoch - progress.best_epoch < settings.patience:
         _epoch(run, wrapped, feed, amid_epoch)
+        began = time.perf_counter()
         metrics = validate(run.judged.eval())
+        progress.sums["validation"] = time.perf_counter() - began
         progress.epoch += 1
         # Without anything to validate on, the latest is the best.
         if settings.metric not in metrics:
@@ -62,7 +65,9 @@ def train(
             progress.best, progress.best_epoch = metrics[settings.metric], progress.epoch
         progress.history.append(_entry(run, feed.steps) | metrics)
         progress.step, progress.sums = 0, {}
+        began = time.perf_counter()
         after_epoch(run)
+        progress.sums["checkpoint"] = time.perf_counter() - began
     return progress
 
 
@@ -86,7 +91,7 @@ def _epoch(run: Run, wrapped: nn.Module, feed: Feed, amid_epoch: Callable[[Run],
         if amid_epoch and every and progress.step % every == 0 and progress.step < feed.steps:
             steps.sum_up()
             amid_epoch(run)
-            steps.paused()
+            steps.checkpointed()
     steps.finish()
 
 
@@ -95,13 +100,14 @@ def _entry(run: Run, steps: int) -> Metrics:
     sums, epoch = run.progress.sums, run.progress.epoch
     taken = max(1, steps - sums.get("skipped", 0))
     counted = {"skipped": sums.get("skipped", 0)} if run.settings.nonfinite == "skip" else {}
-    spent = {name: sums[name] for name in ("learning_rate", "seconds", "data", "forward", "backward", "optimizer")}
     return {
         "epoch": epoch,
         "loss": sums["loss"] / max(1, sums["tokens"]),
+        "learning_rate": sums["learning_rate"],
         "gradient_norm": sums["gradient_norm"] / taken,
+        "seconds": sums["seconds"],
         "tokens_per_second": sums["tokens"] / sums["seconds"],
         "memory_mb": run.world.memory / 1e6,
-        **spent,
+        **{phase: sums.get(phase, 0.0) for phase in PHASES},
         **counted,
     }

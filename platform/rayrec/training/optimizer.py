@@ -41,9 +41,9 @@ class Optimizers:
             part.zero_grad(set_to_none)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What they remember, as ``PART.PARAMETER.KEY`` to tensor; their settings come from the recipe."""
+        """What they remember, copied, as ``PART.PARAMETER.KEY`` to tensor; their settings come from the recipe."""
         return {
-            f"{number}.{parameter}.{key}": value.detach().cpu().contiguous()
+            f"{number}.{parameter}.{key}": value.detach().to("cpu", copy=True).contiguous()
             for number, part in enumerate(self.parts)
             for parameter, values in part.state_dict()["state"].items()
             for key, value in values.items()

@@ -117,9 +117,9 @@ class Steps:
             raise self._diverged("no step has a gradient that is a number")
         self.sum_up()
 
-    def paused(self) -> None:
-        """What was done since the last step is no part of the steps' time."""
-        self._laps.end("paused")
+    def checkpointed(self) -> None:
+        """What was done since the last step was a checkpoint."""
+        self._laps.end("checkpoint")
 
     def _gradients(self, step: int) -> tuple[Tensor, int]:
         """Gradients of a step's mean loss, of all workers. Returns this worker's summed loss, and the global targets.

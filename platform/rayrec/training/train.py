@@ -31,7 +31,7 @@ from rayrec.metrics.ranking import parse_metric, ranking_metrics
 from rayrec.models.base import Fitted, Recommender
 from rayrec.models.registry import model_class
 from rayrec.recipe import Recipe
-from rayrec.training.checkpoint import Checkpoints, snapshot
+from rayrec.training.checkpoint import Checkpoint, Checkpoints, Writer, snapshot
 from rayrec.training.feed import feed_for
 from rayrec.training.fit import fit_here
 from rayrec.training.job import TrainJob, interactions, load, publish
@@ -204,14 +204,15 @@ def _train_here(job: TrainJob, checkpoints: Checkpoints, reports: Any) -> str | 
         best.state = checkpoints.load(run, position)
     feed = feed_for(model, observed, recipe.training, world.part_overhead)
     validate = _validator(job, dataset, sequences, world)
-    train(
-        run,
-        feed,
-        validate,
-        lambda run: _after_epoch(run, best, checkpoints, reports),
-        job.epochs,
-        lambda run: _amid_epoch(run, best, checkpoints),
-    )
+    with Writer(checkpoints) as writer:
+        train(
+            run,
+            feed,
+            validate,
+            lambda run: _after_epoch(run, best, writer, reports),
+            job.epochs,
+            lambda run: _amid_epoch(run, best, writer),
+        )
     if world.rank:
         return None
     model.load_state_dict(best.state)
@@ -242,21 +243,21 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _after_epoch(run: Run, best: _Best, checkpoints: Checkpoints, reports: Any) -> None:
+def _after_epoch(run: Run, best: _Best, writer: Writer, reports: Any) -> None:
     """Keep the best weights, write a checkpoint, tell whoever watches. Every worker reports equally often."""
     if run.progress.best_epoch == run.progress.epoch:
         best.state = snapshot(run.judged)
     entry = run.progress.history[-1]
     if run.world.rank == 0:
-        checkpoints.save(run, best.state)
+        writer.save(Checkpoint.of(run, best.state))
         ray.get(reports.add.remote(entry))
     ray.train.report(entry)
 
 
-def _amid_epoch(run: Run, best: _Best, checkpoints: Checkpoints) -> None:
+def _amid_epoch(run: Run, best: _Best, writer: Writer) -> None:
     """Write a checkpoint."""
     if run.world.rank == 0:
-        checkpoints.save(run, best.state)
+        writer.save(Checkpoint.of(run, best.state))
 
 
 def _validator(job: TrainJob, dataset: Dataset, sequences: Sequences, world: World) -> Callable[[Recommender], Metrics]:
