@@ -77,7 +77,7 @@ def train_model(job: TrainJob, run_name: str, on_epoch: Callable[[Metrics], None
                 if checkpoints.newest() > before:
                     # Machines that come and go all night are no reason to give up while there is progress.
                     continue
-                reason = str(error).strip().splitlines()[-1]
+                reason = str(error).strip().splitlines()[-1].rstrip(".")
                 raise ModelError(
                     f"training: the workers failed {MAX_FAILURES + 1} times, last with: {reason}. "
                     "Run the same command again to go on from the last checkpoint."
