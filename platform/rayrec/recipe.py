@@ -14,6 +14,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, field_serializer, field
 from rayrec.artifacts import Json
 from rayrec.features.categorical import Categorical
 from rayrec.metrics.ranking import METRICS, parse_metric
+from rayrec.models.checks import require
 from rayrec.models.optimization import Optimization
 from rayrec.recipe_data import Data, Section
 
@@ -40,6 +41,7 @@ class Training(Optimization):
 
     Attributes:
         workers: Training processes; 0 trains in the calling process, without start-up and without restarts.
+        min_workers: Go on with so few while the cluster has no room for all; by default it is waited for.
         gpus: Whether workers get a GPU each; ``auto`` gives them one where the cluster has enough.
         refit: What is served. ``none``: the model that was trained on the training fold. ``validation``: one trained
             again with the same settings, as many epochs as were best, on validation events too; ``all``: on all events.
@@ -49,6 +51,7 @@ class Training(Optimization):
     """
 
     workers: Annotated[int, Field(ge=0)] = 1
+    min_workers: Annotated[int, Field(ge=1)] | None = None
     gpus: Annotated[Literal["auto", "yes", "no"], BeforeValidator(_yes_or_no)] = "auto"
     refit: Literal["none", "validation", "all"] = "none"
     threads: Annotated[int, Field(ge=1)] | None = None
@@ -57,6 +60,8 @@ class Training(Optimization):
     def __post_init__(self) -> None:
         super().__post_init__()
         parse_metric(self.metric)
+        fewest = self.min_workers
+        require(fewest is None or fewest <= self.workers, f"min_workers must not be above workers, as {fewest} is")
 
     @property
     def served_folds(self) -> tuple[str, ...]:

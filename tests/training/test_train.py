@@ -19,6 +19,7 @@ from rayrec.data.prepare import prepare
 from rayrec.errors import ClusterError, DataError, ModelError
 from rayrec.evaluation.evaluate import Measure, evaluate_here
 from rayrec.inference.bundle import open_bundle
+from rayrec.models.sasrec import SASRec
 from rayrec.recipe import Recipe
 from rayrec.recipe_files import parse_recipe
 from rayrec.training.checkpoint import Checkpoint, Checkpoints, State
@@ -128,6 +129,15 @@ def test_a_loss_that_is_no_number_arrives_as_one_message(job: TrainJob) -> None:
     kept, said = load_file(f"{found[2]}/batch.safetensors"), json.loads(Path(found[2], "batch.json").read_text())
     assert (said["epoch"], said["step"]) == (0, 1)
     assert sum(int((tensor != 0).sum()) for name, tensor in kept.items() if name.endswith("targets")) == said["targets"]
+
+
+def test_out_of_memory_says_what_to_do(job: TrainJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    def states(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(SASRec, "states", states)
+    with pytest.raises(ModelError, match=r"ran out of GPU memory \(CUDA out of memory\.\) Lower training\.batch_size"):
+        train_model(job, "out-of-memory", lambda _: None)
 
 
 def test_a_view_that_is_gone_is_one_message(job: TrainJob) -> None:

@@ -54,9 +54,13 @@ class TrainJob:
 
     @property
     def settings(self) -> Json:
-        """The settings of this training, without those that change nothing in what is learnt here."""
+        """The settings of this training, without those that change nothing in what is learnt here.
+
+        How many workers there are does, in what they draw: an interrupted training may go on with more or fewer.
+        """
         settings: Json = self.recipe.sections("training")["training"]
-        del settings["refit"], settings["checkpoint_steps"]
+        for name in ("refit", "checkpoint_steps", "workers", "min_workers", "gpus"):
+            del settings[name]
         settings["warm_start"] = self.parent and self.parent.bundle
         return {**settings, "folds": list(self.folds), "stopped_after": self.epochs}
 

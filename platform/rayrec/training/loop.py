@@ -51,7 +51,7 @@ def train(
         )
     settings, progress = run.settings, run.progress
     last = settings.epochs if epochs is None else epochs
-    wrapped = _wrapped(run)
+    wrapped = shared(run)
     while progress.epoch < last and progress.epoch - progress.best_epoch < settings.patience:
         _epoch(run, wrapped, feed, amid_epoch)
         began = time.perf_counter()
@@ -71,7 +71,7 @@ def train(
     return progress
 
 
-def _wrapped(run: Run) -> nn.Module:
+def shared(run: Run) -> nn.Module:
     """The learner, as the workers share it."""
     if run.world.size == 1:
         return run.learner
@@ -79,7 +79,7 @@ def _wrapped(run: Run) -> nn.Module:
     ignored = [name for name, weight in run.learner.named_parameters() if id(weight) in sparse]
     DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(run.learner, ignored)
     # Buffers are what every worker was shown alike: they need not travel with each step.
-    return DistributedDataParallel(run.learner, broadcast_buffers=False)
+    return DistributedDataParallel(run.learner, forward_sync_buffers=False)
 
 
 def _epoch(run: Run, wrapped: nn.Module, feed: Feed, amid_epoch: Callable[[Run], None] | None) -> None:

@@ -36,7 +36,7 @@ from rayrec.training.feed import feed_for
 from rayrec.training.fit import fit_here
 from rayrec.training.job import TrainJob, interactions, load, publish
 from rayrec.training.loop import train
-from rayrec.training.progress import MEASURED, Metrics, Position, Progress
+from rayrec.training.progress import MEASURED, Metrics, Position
 from rayrec.training.reports import reporter
 from rayrec.training.run import Run, start
 from rayrec.training.steps import DivergedError
@@ -44,6 +44,10 @@ from rayrec.training.world import World
 
 _LOG = logging.getLogger(__name__)
 
+OUT_OF_MEMORY = (
+    "training: a worker ran out of GPU memory ({}) Lower training.batch_size, or raise training.accumulate, which works "
+    "a step out in so many pieces."
+)
 MAX_FAILURES = 3
 """How often workers are started again without a checkpoint in between."""
 
@@ -128,18 +132,17 @@ def _scaling(recipe: Recipe) -> ScalingConfig:
         ClusterError: More GPUs are asked for than there are, and none can join.
     """
     settings = recipe.training
-    available = ray.cluster_resources().get("GPU", 0)
-    if settings.gpus == "yes" and available < settings.workers:
+    available, fewest = ray.cluster_resources().get("GPU", 0), settings.min_workers or settings.workers
+    if settings.gpus == "yes" and available < fewest:
         if not _may_grow():
             raise ClusterError(
-                f"training.gpus = 'yes' with {settings.workers} workers, but the cluster has {available:g} GPUs. "
+                f"training.gpus = 'yes' with {fewest} workers, but the cluster has {available:g} GPUs. "
                 "Lower training.workers, or set training.gpus to auto."
             )
-        _LOG.warning("training: waiting for GPUs to join, the cluster has %g of %d", available, settings.workers)
-    use_gpu = settings.workers > 0 and (
-        settings.gpus == "yes" or (settings.gpus == "auto" and available >= settings.workers)
-    )
-    return ScalingConfig(num_workers=settings.workers, use_gpu=use_gpu)
+        _LOG.warning("training: waiting for GPUs to join, the cluster has %g of %d", available, fewest)
+    use_gpu = settings.workers > 0 and (settings.gpus == "yes" or (settings.gpus == "auto" and available >= fewest))
+    number = settings.workers if fewest == settings.workers else (fewest, settings.workers)
+    return ScalingConfig(num_workers=number, use_gpu=use_gpu)
 
 
 def _may_grow() -> bool:
@@ -162,11 +165,12 @@ def _train_worker(config: dict[str, Any]) -> str | RayrecError | None:
     """What each Ray Train worker runs. Rank 0 publishes and returns the bundle's path."""
     try:
         return _train_here(config["job"], config["checkpoints"], config["reports"])
-    except StorageError as error:
+    except (StorageError, torch.OutOfMemoryError) as error:
+        told = error if isinstance(error, RayrecError) else ModelError(OUT_OF_MEMORY.format(error))
         # One worker may see it alone, and the others would wait for it: raised, it has all of them started again.
         if config["job"].recipe.training.workers:
-            raise
-        return error
+            raise told from None
+        return told
     except RayrecError as error:
         # The same on every worker. Returned, not raised: a restart would only fail again.
         return _with_batch(error, config["checkpoints"]) if isinstance(error, DivergedError) else error
@@ -216,7 +220,7 @@ def _train_here(job: TrainJob, checkpoints: Checkpoints, reports: Any) -> str | 
     if world.rank:
         return None
     model.load_state_dict(best.state)
-    return publish(job, model, sequences, dataset, _training_metrics(run.progress, threads))
+    return publish(job, model, sequences, dataset, _training_metrics(run, threads))
 
 
 def _newest(checkpoints: Checkpoints, world: World) -> Position:
@@ -291,8 +295,9 @@ def _validator(job: TrainJob, dataset: Dataset, sequences: Sequences, world: Wor
     return validate
 
 
-def _training_metrics(progress: Progress, threads: int) -> Json:
+def _training_metrics(run: Run, threads: int) -> Json:
     """What the bundle remembers of its training; no times, so that equal training gives equal bundles."""
+    progress, made_by = run.progress, {"threads": threads, "workers": run.world.size}
     history = [{key: value for key, value in entry.items() if key not in MEASURED} for entry in progress.history]
     best = progress.best if math.isfinite(progress.best) else None
-    return {"best_epoch": progress.best_epoch, "best": best, "threads": threads, "history": history}
+    return {"best_epoch": progress.best_epoch, "best": best, **made_by, "history": history}
