@@ -28,6 +28,7 @@ from rayrec.plots import plot_by_cutoff, plot_curve
 from rayrec.promotion import promote_if_not_worse
 from rayrec.recipe import Evaluation, ModelChoice, Recipe, Training
 from rayrec.stages import CODE, Metrics, StageOutcome, Stages, Watcher
+from rayrec.system_metrics import system_metrics
 from rayrec.tracking import RegisteredRelease, TrackedRun, find_release, tracking_uri, without_passwords
 from rayrec.training.checkpoint import Checkpoints
 from rayrec.training.job import TrainJob, best_epoch
@@ -198,7 +199,8 @@ class Pipeline(Stages):
                 self.watcher.epoch(entry, job.epochs or recipe.training.epochs)
 
             run.params({"model": recipe.sections("model")["model"], "training": job.settings})
-            bundle = train_model(job, run_name, on_epoch, self.resume)
+            with system_metrics(run):
+                bundle = train_model(job, run_name, on_epoch, self.resume)
             self._log_dataset(run, dataset, job.view)
             if entries:
                 run.figure(plot_curve(entries, recipe.training.metric), "curve.png")

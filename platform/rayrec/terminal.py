@@ -82,7 +82,8 @@ class RunDisplay:
         measured = f"  {metric} {entry[metric]:.4f}" if metric in entry else ""
         note = f"loss {entry['loss']:.3f}{measured}"
         if self._task is not None:
-            self._bars.update(self._task, total=epochs, completed=int(entry["epoch"]), note=note)
+            rate = f"{note}  {entry['tokens_per_second']:,.0f} tokens/s"
+            self._bars.update(self._task, total=epochs, completed=int(entry["epoch"]), note=rate)
         if not errors.is_terminal:
             errors.print(f"  epoch {int(entry['epoch']):>3}  {note}  {entry['seconds']:.1f} s")
 

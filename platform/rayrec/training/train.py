@@ -45,8 +45,8 @@ from rayrec.training.world import World
 _LOG = logging.getLogger(__name__)
 
 OUT_OF_MEMORY = (
-    "training: a worker ran out of GPU memory ({}) Lower training.batch_size, or raise training.accumulate, which works "
-    "a step out in so many pieces."
+    "training: a worker ran out of GPU memory ({}) Lower training.batch_size, or raise training.accumulate, which "
+    "works a step out in so many pieces."
 )
 MAX_FAILURES = 3
 """How often workers are started again without a checkpoint in between."""
