@@ -1,21 +1,31 @@
-"""What large tables cost to train on two workers: a step's time, and the bytes that workers exchange.
+"""What training costs beside its steps: large tables on two workers, and Ray Train around the loop.
 
-    .venv/bin/python benchmarks/training.py --items 2000000 --dim 64 --repeat 3 --json build/training.json
+    .venv/bin/python benchmarks/training.py tables --items 2000000 --dim 64 --repeat 3 --json build/tables.json
+    RAYREC_BENCH_DATA=DATA .venv/bin/python benchmarks/training.py ray --repeat 3 --json build/ray.json
 
-SASRec with in-batch negatives and row-wise Adagrad, two gloo processes of one thread each, on made-up histories. Sparse
-and dense gradients of the item table take turns. Bytes are what the loopback interface carried. Needs no Ray. Prints
-one table of medians and writes JSON.
+`tables`: a step of SASRec with in-batch negatives and row-wise Adagrad, two gloo processes of one thread each, on
+made-up histories. Sparse and dense gradients of the item table take turns. Bytes are what the loopback interface
+carried. Needs no Ray.
+
+`ray`: epochs of SASRec (64 numbers an item, two blocks, one thread) on MovieLens 1M, by one worker of Ray Train and by
+the same loop in a process that knows no Ray. An epoch is its steps, its validation and what it waits for checkpoints.
+What is left of the stage is the start of the worker, loading, the export of the model and its publication.
+
+Programs take turns. Each prints one table of medians and writes JSON.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -33,7 +43,13 @@ from rayrec.training.run import start
 from rayrec.training.steps import Steps
 from rayrec.training.world import World
 
+if TYPE_CHECKING:
+    from rayrec.training.job import TrainJob
+
 WORKERS, USERS, EVENTS = 2, 4096, 51
+
+
+# ---- large tables
 
 
 def step(rank: int, folder: str, kind: str, items: int, dim: int, steps: int) -> None:
@@ -76,32 +92,133 @@ def measure(kind: str, items: int, dim: int, steps: int) -> dict[str, Any]:
         return {"gradients": kind, **json.loads(Path(folder, "measured.json").read_text())}
 
 
-def main() -> None:
-    """Run, print, write."""
+def tables(asked: argparse.Namespace) -> list[dict[str, Any]]:
+    """Sparse and dense gradients, in turn."""
+    return [measure(kind, asked.items, asked.dim, asked.steps) for kind in ("sparse", "dense") * asked.repeat]
+
+
+# ---- Ray Train around the loop
+
+
+def by_ray(job: TrainJob, number: int) -> dict[str, Any]:
+    """The train stage."""
+    from rayrec.training.train import train_model
+
+    entries: list[dict[str, float]] = []
+    began = time.perf_counter()
+    train_model(replace(job, bundle_name=f"bench-{number}"), f"bench-{number}", entries.append)
+    return told("ray", time.perf_counter() - began, entries)
+
+
+def plain(job: TrainJob) -> dict[str, Any]:
+    """The loop in a process of its own."""
+    began, context = time.perf_counter(), multiprocessing.get_context("spawn")
+    receiving, sending = context.Pipe(duplex=False)
+    process = context.Process(target=plain_here, args=(job, sending))
+    process.start()
+    entries = receiving.recv()
+    process.join()
+    return told("plain", time.perf_counter() - began, entries)
+
+
+def plain_here(job: TrainJob, sending: Any) -> None:
+    """What a worker of Ray Train does, but for Ray, checkpoints and reports."""
+    from rayrec.models.registry import model_class
+    from rayrec.training.job import interactions, load
+    from rayrec.training.loop import train
+    from rayrec.training.train import validator
+
+    settings = job.recipe.training
+    torch.set_num_threads(settings.threads or 1)
+    sequences, dataset = load(job)
+    torch.manual_seed(settings.seed)
+    model = model_class(job.recipe.model.name)(job.recipe.model.config, len(sequences.item_keys))
+    observed, world = interactions(job, sequences), World()
+    run = start(model, observed, settings, world)
+    feed = feed_for(model, observed, settings, world.part_overhead)
+    train(run, feed, validator(job, dataset, sequences, world), lambda run: None)
+    sending.send(run.progress.history)
+
+
+def told(program: str, seconds: float, entries: list[dict[str, float]]) -> dict[str, Any]:
+    """What a run took: of the first epoch, which warms up, nothing counts."""
+    epochs = [entry["seconds"] + entry["validation"] for entry in entries]
+    # The wait for an epoch's checkpoint is told of, and within the seconds of, the one after it.
+    return {"program": program, "epochs": epochs[1:], "outside": seconds - sum(epochs), "entries": entries}
+
+
+def ray_train(asked: argparse.Namespace) -> list[dict[str, Any]]:
+    """Ray Train and the plain loop, in turn, on a cluster that is warm."""
+    from rayrec.artifacts import Storage
+    from rayrec.cluster import connected
+    from rayrec.data.prepare import prepare
+    from rayrec.recipe_files import parse_recipe
+    from rayrec.training.job import TrainJob
+
+    data = Path(os.environ.get("RAYREC_BENCH_DATA", Path(__file__).parents[2] / "shared" / "data"))
+    columns = {"user": "user_id", "item": "item_id", "timestamp": "timestamp"}
+    source = {"path": str(data / "ml-1m" / "ratings.parquet"), "columns": columns}
+    values = {
+        "name": "bench",
+        "data": {"sources": [source]},
+        "model": {"name": "sasrec", "dim": 64, "blocks": 2, "max_length": 200},
+        "training": {"epochs": asked.epochs, "patience": asked.epochs, "threads": 1, "gpus": "no"},
+    }
+    recipe, results = parse_recipe(values), []
+    with tempfile.TemporaryDirectory(prefix="rayrec-training-") as folder, connected():
+        storage = Storage.open(folder)
+        prepared = prepare(recipe, storage)
+        job = TrainJob(recipe, (prepared.dataset.name, prepared.dataset.number), prepared.view, storage, "bench")
+        for number in range(asked.repeat):
+            results += [by_ray(job, number), plain(job)]
+    return results
+
+
+# ---- both
+
+
+def show(
+    title: str, by: str, results: list[dict[str, Any]], columns: dict[str, Callable[[dict[str, Any]], float]]
+) -> None:
+    """One table of medians, and of the first row's share of the second's."""
     from rich.console import Console
     from rich.table import Table
 
+    table = Table(title=title, title_justify="left")
+    for column in (by, *columns):
+        table.add_column(column, justify="left" if column == by else "right")
+    names = list(dict.fromkeys(result[by] for result in results))
+    medians = {n: [statistics.median(of(r) for r in results if r[by] == n) for of in columns.values()] for n in names}
+    for name, values in medians.items():
+        table.add_row(name, *(f"{value:,.3f}" for value in values))
+    shares = [mine / whole for mine, whole in zip(medians[names[0]], medians[names[1]], strict=True)]
+    table.add_row(f"{names[0]} / {names[1]}", *(f"{share:.1%}" for share in shares))
+    Console().print(table)
+
+
+def main() -> None:
+    """Run, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("tables", "ray"))
     parser.add_argument("--items", type=int, default=2_000_000)
     parser.add_argument("--dim", type=int, default=64)
     parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--json", type=Path, default=Path("build/training.json"))
     asked = parser.parse_args()
-    results = [measure(kind, asked.items, asked.dim, asked.steps) for kind in ("sparse", "dense") * asked.repeat]
+    results = tables(asked) if asked.what == "tables" else ray_train(asked)
     asked.json.parent.mkdir(parents=True, exist_ok=True)
     asked.json.write_text(json.dumps(results, indent=1))
-    table = Table(title=f"{asked.items:,} x {asked.dim}, two workers: a step", title_justify="left")
-    for column in ("gradients", "seconds", "of dense", "MB exchanged", "of dense"):
-        table.add_column(column, justify="left" if column == "gradients" else "right")
-    medians = {
-        kind: [statistics.median(r[key] for r in results if r["gradients"] == kind) for key in ("seconds", "bytes")]
-        for kind in ("sparse", "dense")
-    }
-    for kind, (seconds, carried) in medians.items():
-        shares = [f"{mine / whole:.1%}" for mine, whole in zip((seconds, carried), medians["dense"], strict=True)]
-        table.add_row(kind, f"{seconds:.3f}", shares[0], f"{carried / 1e6:,.1f}", shares[1])
-    Console().print(table)
+    if asked.what == "tables":
+        title = f"{asked.items:,} x {asked.dim}, two workers: a step"
+        show(
+            title, "gradients", results, {"seconds": lambda r: r["seconds"], "MB exchanged": lambda r: r["bytes"] / 1e6}
+        )
+        return
+    title = "SASRec on MovieLens 1M, one worker, one thread"
+    columns = {"seconds an epoch": lambda r: statistics.median(r["epochs"]), "seconds outside": lambda r: r["outside"]}
+    show(title, "program", results, columns)
 
 
 if __name__ == "__main__":

@@ -207,7 +207,7 @@ def _train_here(job: TrainJob, checkpoints: Checkpoints, reports: Any) -> str | 
     if position != Position():
         best.state = checkpoints.load(run, position)
     feed = feed_for(model, observed, recipe.training, world.part_overhead)
-    validate = _validator(job, dataset, sequences, world)
+    validate = validator(job, dataset, sequences, world)
     with Writer(checkpoints) as writer:
         train(
             run,
@@ -264,7 +264,7 @@ def _amid_epoch(run: Run, best: _Best, writer: Writer) -> None:
         writer.save(Checkpoint.of(run, best.state))
 
 
-def _validator(job: TrainJob, dataset: Dataset, sequences: Sequences, world: World) -> Callable[[Recommender], Metrics]:
+def validator(job: TrainJob, dataset: Dataset, sequences: Sequences, world: World) -> Callable[[Recommender], Metrics]:
     """Full ranking of the validation fold, the users shared out among the workers; nothing where none is left."""
     recipe = job.recipe
     if job.epochs is not None:
