@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
@@ -52,14 +52,14 @@ def rising(_model: Recommender) -> Metrics:
 rising.calls = 0  # type: ignore[attr-defined]
 
 
-def following(values: list[float]) -> Callable[[Recommender], Metrics]:
+def following(values: Sequence[float]) -> Callable[[Recommender], Metrics]:
     """A validation metric that takes these values, one an epoch."""
     left = iter(values)
     return lambda _: {"ndcg@10": next(left)}
 
 
 def nothing(_run: Run) -> None:
-    """After an epoch."""
+    """After an epoch, or amid one."""
 
 
 def trained(chosen: Optimization) -> Run:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -34,57 +36,95 @@ from rayrec.training.steps import DivergedError
 from rayrec.training.world import World
 
 BY_ROWS = {"table_optimizer": "row-wise-adagrad", "table_learning_rate": 0.1}
+AMID = Position(1, 2)
 IN_BATCH = Objective(loss="sampled-softmax", sampling="in-batch")
 
 
 # ---- several workers
 
 
-def _worker(rank: int, size: int, folder: str, changes: dict[str, object], dropout: float) -> None:
+@dataclass(frozen=True)
+class Together:
+    """A training on several workers.
+
+    Attributes:
+        size: Their number.
+        pieces: In how many one worker alone computes the same.
+        dropout: Of the model.
+        epochs: Of five steps.
+        changes: To the settings.
+    """
+
+    size: int
+    pieces: int
+    dropout: float
+    epochs: int
+    changes: dict[str, object]
+
+    def begin(self, pieces: int, world: World | None = None) -> Run:
+        chosen = settings(epochs=self.epochs, accumulate=pieces, checkpoint_steps=2, **self.changes)
+        return begin(chosen, self.dropout, world)
+
+    def train(self, run: Run, amid_epoch: Callable[[Run], None] = nothing) -> None:
+        # Always better, in whichever epoch it begins.
+        values = following(list(range(run.progress.epoch + 1, self.epochs + 1)))
+        train(run, feed(run.settings), values, nothing, amid_epoch=amid_epoch)
+
+
+# The loss of 200 steps, with other sums of floats at each.
+TWO = Together(2, 1, 0.0, 40, {"averaging": 0.9})
+# In three pieces one worker draws, and takes for negatives, what three workers do, of which some have no user.
+THREE = Together(3, 3, 0.2, 3, {"objective": IN_BATCH, **BY_ROWS})
+
+
+def _worker(rank: int, folder: str, case: Together) -> None:
     """What Ray Train would start, without Ray."""
     torch.set_num_threads(1)
-    store = torch.distributed.FileStore(f"{folder}/store", size)
-    torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=size)
+    store = torch.distributed.FileStore(f"{folder}/store", case.size)
+    torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=case.size)
     learner.LARGE_TABLE = 1
-    run = begin(settings(epochs=3, **changes), dropout, World(rank, size))
-    train(run, feed(run.settings), following([1, 2, 3]), nothing)
+
+    def amid_epoch(run: Run) -> None:
+        if rank == 0 and run.progress.position == AMID:
+            Checkpoint.of(run, snapshot(run.model)).write(Path(folder, "amid"))
+
+    run = case.begin(1, World(rank, case.size))
+    case.train(run, amid_epoch)
     for name, weights in run.judged.state_dict().items():
-        copies = [torch.zeros_like(weights) for _ in range(size)]
+        copies = [torch.zeros_like(weights) for _ in range(case.size)]
         torch.distributed.all_gather(copies, weights)
         assert all(torch.equal(copies[0], copy) for copy in copies), f"workers differ in {name}"
     if rank == 0:
         Path(folder, "losses.json").write_text(json.dumps(losses(run)))
-        Checkpoint.of(run, snapshot(run.model)).write(Path(folder, "checkpoint"))
+        Checkpoint.of(run, snapshot(run.model)).write(Path(folder, "end"))
     torch.distributed.destroy_process_group()
 
 
-@pytest.mark.parametrize(
-    ("size", "alone", "dropout", "changes"),
-    [
-        pytest.param(2, {}, 0.0, {"averaging": 0.9}, id="two-are-one"),
-        # In three pieces it draws, and takes for negatives, what three workers do; of which some have no user.
-        pytest.param(3, {"accumulate": 3}, 0.2, {"objective": IN_BATCH, **BY_ROWS}, id="three-are-one-in-three-pieces"),
-    ],
-)
-def test_several_processes_compute_what_one_does(
-    size: int,
-    alone: dict[str, object],
-    dropout: float,
-    changes: dict[str, object],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize("case", [pytest.param(TWO, id="two"), pytest.param(THREE, id="three")])
+def test_several_workers_compute_what_one_does_and_may_become_more_or_fewer(
+    case: Together, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    torch.multiprocessing.spawn(_worker, (size, str(tmp_path), changes, dropout), nprocs=size)
+    torch.multiprocessing.spawn(_worker, (str(tmp_path), case), nprocs=case.size)
     monkeypatch.setattr(learner, "LARGE_TABLE", 1)
-    one, together = (begin(settings(epochs=3, **changes, **alone), dropout) for _ in range(2))
-    train(one, feed(one.settings), following([1, 2, 3]), nothing)
-    assert json.loads((tmp_path / "losses.json").read_text()) == pytest.approx(losses(one), rel=1e-4)
-    load_checkpoint(together, tmp_path / "checkpoint")
-    # Scores, not weights: attention's key bias has no effect and no gradient but rounding, which Adam scales up.
+    curve = json.loads((tmp_path / "losses.json").read_text())
+    end = case.begin(1)
+    load_checkpoint(end, tmp_path / "end")
+    # One from the beginning, and one or three (in as many pieces) from where the others stood amid an epoch.
+    for pieces, resumed in [(case.pieces, False), (case.pieces, True), (3, True)]:
+        alone = case.begin(pieces)
+        if resumed:
+            load_checkpoint(alone, tmp_path / "amid")
+            assert alone.progress.position == AMID
+        case.train(alone)
+        assert losses(alone) == pytest.approx(curve, rel=1e-3)
+        torch.testing.assert_close(scores(alone), scores(end), rtol=1e-2, atol=1e-2)
+
+
+def scores(run: Run) -> torch.Tensor:
+    """Not weights: attention's key bias has no effect and no gradient but rounding, which Adam scales up."""
     history = torch.from_numpy(HISTORIES.last(np.arange(len(HISTORIES)), MAX_LENGTH))
     with torch.inference_mode():
-        expected, found = (run.judged.eval().score(history)[:, 1:] for run in (one, together))
-    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+        return run.judged.eval().score(history)[:, 1:]
 
 
 def test_a_step_in_pieces_is_the_step() -> None:
