@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Callable
 from contextlib import redirect_stdout
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -71,6 +72,11 @@ app.command()(cross_validate)
 
 # ---- the pipeline
 
+ProfileOption = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE.json.gz", help="Record some steps into this file, for https://ui.perfetto.dev."),
+]
+
 
 @app.command()
 def run(
@@ -120,11 +126,19 @@ def train(
     overrides: SetOption = None,
     data: DataOption = None,
     resume: ResumeOption = True,
+    profile: ProfileOption = None,
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:
     """Train the recipe's model (and prepare, where that is not done)."""
-    _run_stages(recipe, overrides, data, resume, as_json, verbose, lambda p: p.train(*p.prepare()))
+    if profile and not profile.absolute().parent.is_dir():
+        raise typer.BadParameter(f"there is no folder {profile.absolute().parent}", param_hint="--profile")
+
+    def stages(pipeline: Pipeline) -> None:
+        pipeline.profile = profile
+        pipeline.train(*pipeline.prepare())
+
+    _run_stages(recipe, overrides, data, resume, as_json, verbose, stages)
 
 
 @app.command()

@@ -58,10 +58,12 @@ class Pipeline(Stages):
     Attributes:
         resume: Go on from the checkpoints of an interrupted training.
         append: Add new files to the Dataset, instead of preparing all of them.
+        profile: A file for the profile of some steps of the training (see `rayrec.training.profiling`).
     """
 
     resume: bool = True
     append: bool = False
+    profile: Path | None = None
 
     def prepare(self) -> tuple[Dataset, str]:
         """Logs -> Dataset and view."""
@@ -102,7 +104,12 @@ class Pipeline(Stages):
         popular = replace(job, recipe=self.recipe.model_copy(update=choice | defaults), parent=None)
         alone = self.recipe.model == popular.recipe.model
         baseline = self._train("baseline", popular, dataset)
-        first = baseline if alone else self._train("train", job, dataset)
+        first = baseline if alone else self._train("train", replace(job, profile=self.profile is not None), dataset)
+        if self.profile and (alone or self.outcomes["train"].skipped):
+            raise RecipeError(
+                f"--profile: no steps were taken, so {self.profile} was not written: the training is done already, or "
+                "its model is counted. Train something that is new, for example with --set training.seed=1."
+            )
         evaluated = {"main": first, "popular": baseline}
         if refit == "none":
             return Trained(evaluated, evaluated)
@@ -202,6 +209,8 @@ class Pipeline(Stages):
             with system_metrics(run):
                 bundle = train_model(job, run_name, on_epoch, self.resume)
             self._log_dataset(run, dataset, job.view)
+            if job.profile:
+                self._keep_profile(run, checkpoints)
             if entries:
                 run.figure(plot_curve(entries, recipe.training.metric), "curve.png")
             return {"bundle": bundle}, events * max(1, len(entries))
@@ -211,10 +220,18 @@ class Pipeline(Stages):
         chosen = recipe.sections("name", "model", "evaluation") | {"training": job.settings}
         inputs = {"dataset": dataset.digest, "view": job.view, **chosen}
         run_name = short_digest([inputs, code_version(*CODE[stage])])
+        checkpoints = Checkpoints(self.storage, run_name)
         outcome = self._stage(stage, inputs, (), self._bundle_exists, work)
         # It is recorded: nobody will take it up again.
-        Checkpoints(self.storage, run_name).clear()
+        checkpoints.clear()
         return str(outcome.output["bundle"])
+
+    def _keep_profile(self, run: TrackedRun, checkpoints: Checkpoints) -> None:
+        if self.profile is None or not self.storage.exists(checkpoints.profile):
+            _LOG.warning("training: too few steps were taken to profile any")
+            return
+        self.profile.write_bytes(self.storage.read(checkpoints.profile))
+        run.file(self.profile)
 
     def _prepared_exists(self, output: Json) -> bool:
         view = f"datasets/{output['dataset']}/views/{output['view']}/view.json"

@@ -40,7 +40,8 @@ class Training(Optimization):
     """How the model is trained: the loop's settings, and where it runs.
 
     Attributes:
-        workers: Training processes; 0 trains in the calling process, without start-up and without restarts.
+        workers: Training processes; 0 trains in the calling process, without start-up and without restarts. By default
+            one, or none for a view of fewer than 500,000 events where there are no GPUs.
         min_workers: Go on with so few while the cluster has no room for all; by default it is waited for.
         gpus: Whether workers get a GPU each; ``auto`` gives them one where the cluster has enough.
         refit: What is served. ``none``: the model that was trained on the training fold. ``validation``: one trained
@@ -50,7 +51,7 @@ class Training(Optimization):
             ``NAME/VERSION``. Items are matched by key; new ones begin at random.
     """
 
-    workers: Annotated[int, Field(ge=0)] = 1
+    workers: Annotated[int, Field(ge=0)] | None = None
     min_workers: Annotated[int, Field(ge=1)] | None = None
     gpus: Annotated[Literal["auto", "yes", "no"], BeforeValidator(_yes_or_no)] = "auto"
     refit: Literal["none", "validation", "all"] = "none"
@@ -60,8 +61,8 @@ class Training(Optimization):
     def __post_init__(self) -> None:
         super().__post_init__()
         parse_metric(self.metric)
-        fewest = self.min_workers
-        require(fewest is None or fewest <= self.workers, f"min_workers must not be above workers, as {fewest} is")
+        fewest, most = self.min_workers, self.workers or 0
+        require(fewest is None or fewest <= most, f"min_workers must not be above workers, as {fewest} is")
 
     @property
     def served_folds(self) -> tuple[str, ...]:

@@ -110,6 +110,10 @@ class TrackedRun:
         """A text artifact."""
         self._client.log_text(self.id, value, file)
 
+    def file(self, path: Path) -> None:
+        """A file as an artifact."""
+        self._client.log_artifact(self.id, str(path))
+
     def figure(self, figure: Figure, file: str) -> None:
         """A plot."""
         self._client.log_figure(self.id, figure, file)

@@ -22,11 +22,12 @@ from rayrec.inference.bundle import open_bundle
 from rayrec.models.sasrec import SASRec
 from rayrec.recipe import Recipe
 from rayrec.recipe_files import parse_recipe
+from rayrec.training import train
 from rayrec.training.checkpoint import Checkpoint, Checkpoints, State
 from rayrec.training.job import TrainJob, best_epoch
 from rayrec.training.optimizer import learning_rate
 from rayrec.training.progress import Position
-from rayrec.training.train import train_model
+from rayrec.training.train import train_model, with_workers
 
 USERS, ITEMS = 24, 8
 TRAINING: dict[str, Any] = {
@@ -174,6 +175,19 @@ def test_two_workers_train_what_one_process_does(job: TrainJob) -> None:
     alone = train_model(job, "alone", lambda _: None)
     assert losses(job, path) == pytest.approx(losses(job, alone), rel=1e-4)
     assert [entry["epoch"] for entry in entries] == [1, 2]
+
+
+def test_small_data_is_trained_without_a_worker_unless_it_is_asked_for(
+    job: TrainJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def workers(**settings: Any) -> int | None:
+        return with_workers(changed(job, **settings)).recipe.training.workers
+
+    assert workers(workers=None) == 0
+    assert workers(workers=1) == 1
+    assert workers(workers=None, gpus="yes") == 1
+    monkeypatch.setattr(train, "SMALL", 1)
+    assert workers(workers=None) == 1
 
 
 @pytest.mark.parametrize("stopped_at", [Position(2), Position(2, 2)], ids=str)

@@ -127,6 +127,11 @@ class Checkpoints:
             folder, _ = open_folder(self.storage, self._whole(position)[0], MANIFEST, Path(temporary))
             return load_checkpoint(run, folder)
 
+    @property
+    def profile(self) -> str:
+        """Where the profile of some steps is, if one was asked for: see `rayrec.training.profiling`."""
+        return f"{self._run}/profile.json.gz"
+
     def keep_batch(self, batch: Batch, position: Position) -> str:
         """Publish a batch that is to be looked at: the tensors of each of its parts. Returns where it is."""
         parts = enumerate(batch.parts)

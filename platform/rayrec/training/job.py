@@ -36,6 +36,7 @@ class TrainJob:
         epochs: Train so many by gradient, on the schedule of the recipe's ``training.epochs``, and keep the last; None
             validates, and keeps the best.
         parent: The model to begin with, instead of with random weights.
+        profile: Record some steps, see `rayrec.training.profiling`.
     """
 
     recipe: Recipe
@@ -46,6 +47,7 @@ class TrainJob:
     folds: tuple[str, ...] = ("train",)
     epochs: int | None = None
     parent: Parent | None = None
+    profile: bool = False
 
     @property
     def fold_numbers(self) -> tuple[int, ...]:

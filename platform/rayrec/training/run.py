@@ -15,9 +15,17 @@ from rayrec.training.progress import Progress
 from rayrec.training.world import World
 
 
+def _nothing() -> None:
+    """After a step."""
+
+
 @dataclass(frozen=True)
 class Run:
-    """Everything a training run holds; `train` shows it to who writes checkpoints and reports."""
+    """Everything a training run holds; `train` shows it to who writes checkpoints and reports.
+
+    Attributes:
+        after_step: Called after each step.
+    """
 
     model: Recommender
     learner: Learner
@@ -26,6 +34,7 @@ class Run:
     world: World
     progress: Progress
     average: Average | None = None
+    after_step: Callable[[], None] = _nothing
 
     @property
     def judged(self) -> Recommender:

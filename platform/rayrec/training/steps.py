@@ -87,6 +87,7 @@ class Steps:
         run.optimizer.zero_grad(set_to_none=True)
         progress.step, progress.sums["learning_rate"] = step + 1, rate
         self._laps.end("optimizer")
+        run.after_step()
 
     def sum_up(self) -> None:
         """Bring the progress's sums up to date, over all workers.

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 import os
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, cast
 
 import ray
@@ -20,9 +23,9 @@ import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 
 from rayrec.artifacts import Json
-from rayrec.data.dataset import Dataset
+from rayrec.data.dataset import Dataset, open_dataset
 from rayrec.data.splits import VALIDATION
-from rayrec.data.views import Sequences
+from rayrec.data.views import Sequences, open_view
 from rayrec.errors import ClusterError, ModelError, RayrecError, StorageError
 from rayrec.evaluation.full_ranking import rank_users
 from rayrec.evaluation.held_out import held_out, with_features
@@ -36,6 +39,7 @@ from rayrec.training.feed import feed_for
 from rayrec.training.fit import fit_here
 from rayrec.training.job import TrainJob, interactions, load, publish
 from rayrec.training.loop import train
+from rayrec.training.profiling import profiled
 from rayrec.training.progress import MEASURED, Metrics, Position
 from rayrec.training.reports import reporter
 from rayrec.training.run import Run, start
@@ -48,6 +52,8 @@ OUT_OF_MEMORY = (
     "training: a worker ran out of GPU memory ({}) Lower training.batch_size, or raise training.accumulate, which "
     "works a step out in so many pieces."
 )
+SMALL = 500_000
+"""Events of a view from which on a worker is started for it."""
 MAX_FAILURES = 3
 """How often workers are started again without a checkpoint in between."""
 
@@ -69,7 +75,7 @@ def train_model(job: TrainJob, run_name: str, on_epoch: Callable[[Metrics], None
         threads = job.recipe.training.threads or int(max(node["Resources"].get("CPU", 0) for node in ray.nodes()))
         # Asked for as one CPU: where something is served, all of a node's would never be free.
         return cast("str", _value(ray.get(ray.remote(num_cpus=1)(fit_here).remote(job, threads))))
-    checkpoints = Checkpoints(job.storage, run_name)
+    job, checkpoints = with_workers(job), Checkpoints(job.storage, run_name)
     if not resume:
         checkpoints.clear()
     with reporter(on_epoch) as reports:
@@ -86,6 +92,20 @@ def train_model(job: TrainJob, run_name: str, on_epoch: Callable[[Metrics], None
                     f"training: the workers failed {MAX_FAILURES + 1} times, last with: {reason}. "
                     "Run the same command again to go on from the last checkpoint."
                 ) from error
+
+
+def with_workers(job: TrainJob) -> TrainJob:
+    """The job with a number of workers, where the recipe leaves it open: small data is done before one has started."""
+    settings = job.recipe.training
+    if settings.workers is not None:
+        return job
+    view = open_view(open_dataset(job.storage, *job.dataset_version), job.view)
+    small = view["counts"]["events"] < SMALL and settings.gpus != "yes" and not ray.cluster_resources().get("GPU")
+    here = ray.get_runtime_context().get_node_id()
+    # A head that runs no work is told so by its resources.
+    may_work = any(node["NodeID"] == here and node["Resources"].get("CPU") for node in ray.nodes())
+    chosen = dataclasses.replace(settings, workers=0 if small and may_work else 1)
+    return dataclasses.replace(job, recipe=job.recipe.model_copy(update={"training": chosen}))
 
 
 def _fit_by_ray_train(job: TrainJob, checkpoints: Checkpoints, reports: Any) -> Any:
@@ -131,8 +151,8 @@ def _scaling(recipe: Recipe) -> ScalingConfig:
     Raises:
         ClusterError: More GPUs are asked for than there are, and none can join.
     """
-    settings = recipe.training
-    available, fewest = ray.cluster_resources().get("GPU", 0), settings.min_workers or settings.workers
+    settings, workers = recipe.training, recipe.training.workers or 0
+    available, fewest = ray.cluster_resources().get("GPU", 0), settings.min_workers or workers
     if settings.gpus == "yes" and available < fewest:
         if not _may_grow():
             raise ClusterError(
@@ -140,8 +160,8 @@ def _scaling(recipe: Recipe) -> ScalingConfig:
                 "Lower training.workers, or set training.gpus to auto."
             )
         _LOG.warning("training: waiting for GPUs to join, the cluster has %g of %d", available, fewest)
-    use_gpu = settings.workers > 0 and (settings.gpus == "yes" or (settings.gpus == "auto" and available >= fewest))
-    number = settings.workers if fewest == settings.workers else (fewest, settings.workers)
+    use_gpu = workers > 0 and (settings.gpus == "yes" or (settings.gpus == "auto" and available >= fewest))
+    number = workers if fewest == workers else (fewest, workers)
     return ScalingConfig(num_workers=number, use_gpu=use_gpu)
 
 
@@ -208,7 +228,7 @@ def _train_here(job: TrainJob, checkpoints: Checkpoints, reports: Any) -> str | 
         best.state = checkpoints.load(run, position)
     feed = feed_for(model, observed, recipe.training, world.part_overhead)
     validate = validator(job, dataset, sequences, world)
-    with Writer(checkpoints) as writer:
+    with Writer(checkpoints) as writer, _profiled(run, job, checkpoints) as run:
         train(
             run,
             feed,
@@ -221,6 +241,20 @@ def _train_here(job: TrainJob, checkpoints: Checkpoints, reports: Any) -> str | 
         return None
     model.load_state_dict(best.state)
     return publish(job, model, sequences, dataset, _training_metrics(run, threads))
+
+
+@contextmanager
+def _profiled(run: Run, job: TrainJob, checkpoints: Checkpoints) -> Iterator[Run]:
+    """The run, if so asked for with some steps of worker 0 recorded into the storage."""
+    if not job.profile or run.world.rank:
+        yield run
+        return
+    with tempfile.TemporaryDirectory(prefix="rayrec-profile-") as folder:
+        trace = Path(folder, "profile.json.gz")
+        with profiled(run, trace) as recorded:
+            yield recorded
+        if trace.exists():
+            job.storage.replace(checkpoints.profile, trace.read_bytes())
 
 
 def _newest(checkpoints: Checkpoints, world: World) -> Position:
