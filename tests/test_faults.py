@@ -110,7 +110,8 @@ def test_whatever_dies_the_weights_are_the_same(nodes: Nodes, recipe: Path, undi
 
     again = nodes.driver("train", str(recipe))
     assert again.finish() == 0, again.output
-    assert again.epochs[0] > driver.epochs[-1], "what was done is not done again"
+    # An epoch is told of while its checkpoint is written: at most that one is done again.
+    assert again.epochs[0] >= driver.epochs[-1]
     assert bundle(storage) == undisturbed
     assert storage.read(f"{undisturbed}/dense.safetensors") == weights
 
