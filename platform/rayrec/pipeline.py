@@ -14,7 +14,7 @@ from rayrec.data.files import list_files, provide
 from rayrec.data.prepare import prepare
 from rayrec.data.report import publish_report
 from rayrec.data.views import load_view, open_view
-from rayrec.errors import RecipeError
+from rayrec.errors import ModelError, RecipeError
 from rayrec.evaluation.compare import fair_bundle
 from rayrec.evaluation.evaluate import Measure, evaluate
 from rayrec.evaluation.leakage import leakage_warnings
@@ -108,7 +108,7 @@ class Pipeline(Stages):
         if self.profile and (alone or self.outcomes["train"].skipped):
             raise RecipeError(
                 f"--profile: no steps were taken, so {self.profile} was not written: the training is done already, or "
-                "its model is counted. Train something that is new, for example with --set training.seed=1."
+                "its model is fitted at once. Train something that is new, for example with --set training.seed=1."
             )
         evaluated = {"main": first, "popular": baseline}
         if refit == "none":
@@ -181,14 +181,17 @@ class Pipeline(Stages):
                 f"training.warm_start: '{self.recipe.model.name}' is fitted to all events at once, and begins with no "
                 "weights. Leave the setting out."
             )
-        registered = find_release(reference)
+        try:
+            registered = find_release(reference)
+        except ModelError as error:
+            raise RecipeError(f"training.warm_start: {error}") from error
         release = open_release(Storage.open(registered.storage), registered.digest)
         fair = fair_bundle(release, dataset, view, load_view(dataset, view))
         if fair.trained_on_test:
             known = fair.trained_on_test
             what = known if isinstance(known, str) else f"it was trained on {known:,} of them"
             _LOG.warning("training.warm_start: %s may know test events (%s): the test metrics flatter", reference, what)
-        return Parent(release.digest, fair.path, release.storage)
+        return Parent(f"{registered.name}/{registered.version}", release.digest, fair.path, release.storage)
 
     def _train(self, stage: str, job: TrainJob, dataset: Dataset) -> str:
         recipe = job.recipe

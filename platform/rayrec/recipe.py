@@ -61,8 +61,10 @@ class Training(Optimization):
     def __post_init__(self) -> None:
         super().__post_init__()
         parse_metric(self.metric)
-        fewest, most = self.min_workers, self.workers or 0
-        require(fewest is None or fewest <= most, f"min_workers must not be above workers, as {fewest} is")
+        fewest, most = self.min_workers, self.workers
+        require(fewest is None or most is not None, "min_workers needs workers: set how many there should be")
+        require(fewest is None or fewest <= (most or 0), f"min_workers must not be above workers, as {fewest} is")
+        require(most != 0 or self.gpus != "yes", "gpus = yes needs a worker: set workers to 1 or more")
 
     @property
     def served_folds(self) -> tuple[str, ...]:

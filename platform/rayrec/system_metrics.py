@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rayrec.tracking import TrackedRun, tracking_uri
+
+END_SECONDS = 2
 
 
 @contextmanager
@@ -21,4 +24,7 @@ def system_metrics(run: TrackedRun) -> Iterator[None]:
     try:
         yield
     finally:
-        monitor.finish()
+        # It may be in the middle of asking a server that is gone, again and again: nothing that is worth a wait.
+        ending = threading.Thread(target=monitor.finish, daemon=True)
+        ending.start()
+        ending.join(END_SECONDS)

@@ -80,7 +80,8 @@ class RunDisplay:
         """An epoch has ended."""
         metric = self._recipe.training.metric
         measured = f"  {metric} {entry[metric]:.4f}" if metric in entry else ""
-        note = f"loss {entry['loss']:.3f}{measured}"
+        skipped = f"  {entry['skipped']:.0f} steps skipped" if entry.get("skipped") else ""
+        note = f"loss {entry['loss']:.3f}{measured}{skipped}"
         if self._task is not None:
             rate = f"{note}  {entry['tokens_per_second']:,.0f} tokens/s"
             self._bars.update(self._task, total=epochs, completed=int(entry["epoch"]), note=rate)

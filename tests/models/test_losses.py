@@ -167,9 +167,10 @@ BY_HAND = {
 }
 
 
-@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize(("shared", "few"), [(True, 64), (False, 64), (False, 0)])
 @pytest.mark.parametrize("loss", BY_HAND)
-def test_a_loss_is_what_its_paper_says(monkeypatch: pytest.MonkeyPatch, loss: str, shared: bool) -> None:
+def test_a_loss_is_what_its_paper_says(monkeypatch: pytest.MonkeyPatch, loss: str, shared: bool, few: int) -> None:
+    monkeypatch.setattr(losses, "FEW_ITEMS", few)
     objective = Objective(loss=loss, negatives=2, shared=shared)  # type: ignore[arg-type]
     assert of_one(monkeypatch, [2, 3], objective) == pytest.approx(BY_HAND[loss], rel=1e-5)
 
@@ -253,8 +254,10 @@ def test_a_step_without_targets_costs_nothing_and_still_has_gradients(objective:
     assert all(not gradient.any() for gradient in case.gradients(loss))
 
 
+@pytest.mark.parametrize("few", [0, 64])
 @pytest.mark.parametrize("objective", EVERY, ids=str)
-def test_a_loss_in_parts_is_the_loss(monkeypatch: pytest.MonkeyPatch, objective: Objective) -> None:
+def test_a_loss_in_parts_is_the_loss(monkeypatch: pytest.MonkeyPatch, objective: Objective, few: int) -> None:
+    monkeypatch.setattr(losses, "FEW_ITEMS", few)
     case = Case()
     whole = case.loss(objective)
     monkeypatch.setattr(losses, "LOGITS", 12 * 7)
@@ -275,6 +278,7 @@ def test_what_is_worked_out_again_backwards_is_what_was_worked_out_first(monkeyp
     case = Case()
     case.table = NoisyTable(ITEMS + 1, 8, std=0.5)
     objective = Objective(loss="bce", negatives=12, shared=False)
+    monkeypatch.setattr(losses, "FEW_ITEMS", 0)
     monkeypatch.setattr(losses, "LOGITS", 12 * 8 * 7)
     found = case.gradients(case.loss(objective))
     monkeypatch.setattr(losses, "checkpoint", lambda summed, part, use_reentrant: summed(part))

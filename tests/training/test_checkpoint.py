@@ -6,10 +6,12 @@ import threading
 from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError
 from tests.running import begin, feed, nothing, rising, settings
 
 from rayrec.artifacts import Storage
 from rayrec.errors import StorageError
+from rayrec.training import checkpoint
 from rayrec.training.checkpoint import Checkpoint, Checkpoints, Writer, snapshot
 from rayrec.training.loop import train
 from rayrec.training.progress import Position
@@ -73,6 +75,17 @@ def test_a_checkpoint_that_cannot_be_written_is_told_with_the_next(
     assert run.progress.epoch == 2
     with pytest.raises(StorageError, match="no space for epoch 2"), Writer(checkpoints) as writer:
         writer.save(standing(run))
+
+
+def test_no_room_for_temporary_files_is_one_message(checkpoints: Checkpoints, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise SafetensorError("File too large")
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    with pytest.raises(
+        StorageError, match=r"cannot write to .*: File too large\. Free some space there, or set TMPDIR"
+    ):
+        checkpoints.save(standing(begin(settings())))
 
 
 def test_what_ends_a_training_is_told_and_its_checkpoint_is_whole(checkpoints: Checkpoints) -> None:

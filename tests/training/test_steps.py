@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,10 +30,11 @@ from rayrec.errors import ModelError
 from rayrec.models.objective import Objective
 from rayrec.training import learner
 from rayrec.training.checkpoint import Checkpoint, load_checkpoint, snapshot
+from rayrec.training.laps import Laps
 from rayrec.training.loop import train
 from rayrec.training.progress import Position
 from rayrec.training.run import Run
-from rayrec.training.steps import DivergedError
+from rayrec.training.steps import DivergedError, Steps
 from rayrec.training.world import World
 
 BY_ROWS = {"table_optimizer": "row-wise-adagrad", "table_learning_rate": 0.1}
@@ -184,6 +186,24 @@ def test_training_stops_before_a_step_whose_gradient_is_no_number() -> None:
     for kept, expected in zip(caught.value.batch.parts, whole.batch(whole.plan(1), 3).parts, strict=True):
         assert torch.equal(kept.inputs, expected.inputs)
         assert torch.equal(kept.targets, expected.targets)
+
+
+def test_a_loss_that_is_no_number_stops_the_step_even_where_its_gradient_is_one() -> None:
+    run, losses_so_far = begin(settings()), iter(range(1000))
+    run.learner.register_forward_hook(lambda *said: said[-1] + (math.inf if next(losses_so_far) == 3 else 0.0))
+    with pytest.raises(DivergedError, match=r"became nan in epoch 1, step 4 of 5\.") as caught:
+        train(run, feed(run.settings), rising, nothing)
+    copied = pickle.loads(pickle.dumps(caught.value))  # noqa: S301 - as between processes
+    assert (str(copied), copied.position) == (str(caught.value), Position(0, 3))
+
+
+def test_pieces_count_as_what_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(Laps, "end", lambda _, name: told.append(name))
+    run = begin(settings(accumulate=2))
+    steps = Steps(run, run.learner, feed(run.settings))
+    steps.take()
+    assert told[1:] == ["data", "forward", "backward", "data", "forward", "backward", "backward", "optimizer"]
 
 
 def test_a_step_is_passed_over_and_counted_where_that_is_asked_for() -> None:

@@ -128,8 +128,14 @@ def test_a_loss_that_is_no_number_arrives_as_one_message(job: TrainJob) -> None:
     found = re.search(wanted, str(caught.value))
     assert found is not None
     kept, said = load_file(f"{found[2]}/batch.safetensors"), json.loads(Path(found[2], "batch.json").read_text())
-    assert (said["epoch"], said["step"]) == (0, 1)
+    assert (said["epoch"], said["step"]) == (1, 2)
     assert sum(int((tensor != 0).sum()) for name, tensor in kept.items() if name.endswith("targets")) == said["targets"]
+
+
+def test_scores_that_are_no_numbers_are_one_message(job: TrainJob) -> None:
+    skipping = changed(job, learning_rate=1e30, clip=1e30, nonfinite="skip")
+    with pytest.raises(ModelError, match=r"the scores after epoch 1 are no numbers, though all weights are\. Lower"):
+        train_model(skipping, "no-scores", lambda _: None)
 
 
 def test_out_of_memory_says_what_to_do(job: TrainJob, monkeypatch: pytest.MonkeyPatch) -> None:

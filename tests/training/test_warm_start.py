@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tests.running import HISTORIES, ITEMS, begin, feed, losses, nothing, rising, settings
@@ -14,7 +16,7 @@ from rayrec.models.interactions import Interactions
 from rayrec.models.registry import model_class
 from rayrec.models.sequence import SequenceModel
 from rayrec.training.loop import train
-from rayrec.training.warm_start import carry_over, rows_by_key
+from rayrec.training.warm_start import carry_over, check_kept, rows_by_key
 
 OLD = [f"item {number}" for number in range(ITEMS)]
 # A tenth more, some gone, and all in another order.
@@ -24,11 +26,12 @@ TIMES = torch.arange(6).expand(3, 6) * 3600
 WARM = ["sasrec", "esasrec", "hstu", "bert4rec", "gru4rec", "caser", "bpr"]
 
 
-def fresh(name: str, num_items: int, **config: Any) -> Recommender:
+def fresh(name: str, num_items: int, timed: bool = True, **config: Any) -> Recommender:
     """A model with weights far from zero."""
     found = model_class(name)
     model = found(found.Config(**{"dim": 8, **config}), num_items)
-    model.observe(Interactions(HISTORIES, num_items))
+    times = np.arange(len(HISTORIES.items)) * 3600 if timed else None
+    model.observe(Interactions(replace(HISTORIES, times=times), num_items))
     with torch.no_grad():
         for weights in model.parameters():
             weights.add_(torch.randn_like(weights) * 0.1)
@@ -71,10 +74,10 @@ def test_new_items_begin_as_they_would_without() -> None:
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"dim": 16}, r"are \[32\] in the older model, and \[16\] in this one"),
-        ({"max_length": 20}, r"'position' are \[20, 8\] in the older model, and \[200, 8\] in this one"),
-        ({"blocks": 1}, r"are not there in the older model, and \["),
-        ({"blocks": 3}, r"in the older model, and not there in this one"),
+        ({"dim": 16}, r"are \[32\], here they are \[16\]\. Its settings: dim 16\. Use them"),
+        ({"max_length": 20}, r"its weights 'position' are \[20, 8\], here they are \[200, 8\]\."),
+        ({"blocks": 1}, r"are not there, here they are \["),
+        ({"blocks": 3}, r"here they are not there\. Its settings: blocks 3\."),
     ],
 )
 def test_other_sizes_are_one_message(config: dict[str, int], message: str) -> None:
@@ -82,10 +85,18 @@ def test_other_sizes_are_one_message(config: dict[str, int], message: str) -> No
         carry_over(fresh("sasrec", 5, **config), fresh("sasrec", 5), rows_by_key(OLD[:5], OLD[:5]))
 
 
+def test_what_the_events_have_no_use_for_stays_as_it_was() -> None:
+    """HSTU learns nothing of gaps where there are no times, however much its parent knew of them."""
+    old, new = (fresh("hstu", ITEMS, timed) for timed in (True, False))
+    before = new.state_dict()["blocks.0.gap_bias"].clone()
+    carry_over(old, new, rows_by_key(OLD, OLD))
+    assert torch.equal(new.state_dict()["blocks.0.gap_bias"], before)
+    assert torch.equal(new.state_dict()["position"], old.state_dict()["position"])
+
+
 def test_what_learns_from_what_is_not_kept_is_refused() -> None:
-    old, new = (fresh("lightgcn", ITEMS) for _ in range(2))
     with pytest.raises(ModelError, match="what a 'lightgcn' learns from is not kept"):
-        carry_over(old, new, rows_by_key(OLD, OLD))
+        check_kept(fresh("lightgcn", ITEMS))
 
 
 def test_a_training_begins_where_its_parent_ended() -> None:

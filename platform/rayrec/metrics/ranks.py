@@ -59,6 +59,10 @@ def rank_targets(
     return ranks - _tied_targets_behind(own, reachable)
 
 
+class NoNumberError(ValueError):
+    """Scores are not numbers."""
+
+
 def _check_rankable(scores: torch.Tensor, targets: torch.Tensor) -> None:
     if scores.ndim != 2 or targets.ndim != 2 or len(targets) != len(scores):
         msg = f"scores [B, V] and targets [B, T] do not fit: {tuple(scores.shape)} and {tuple(targets.shape)}"
@@ -67,7 +71,7 @@ def _check_rankable(scores: torch.Tensor, targets: torch.Tensor) -> None:
     has_nan = scores.amax(dim=1).isnan()
     if has_nan.any():
         msg = f"{int(has_nan.sum())} of {len(scores)} users have NaN scores; NaN has no rank"
-        raise ValueError(msg)
+        raise NoNumberError(msg)
     if _outside(targets, -1, scores.shape[1]):
         msg = f"targets must be -1 (padding) or columns 0..{scores.shape[1] - 1} of scores"
         raise ValueError(msg)

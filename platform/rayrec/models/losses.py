@@ -21,6 +21,9 @@ from rayrec.models.objective import Objective
 LOGITS = 1 << 22
 """Numbers held at a time of what would be targets x items (16 MB): larger parts leave a CPU's cache."""
 
+FEW_ITEMS = 64
+"""Items a negative, up to which each target's own negatives are looked up among the logits of all items."""
+
 Part = Callable[[slice], tuple[Tensor, Tensor]]
 """Of some targets: their negatives' logits ``[t, K]``, and the rows of these, ``[K]`` or ``[t, K]``."""
 Contrast = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -53,8 +56,9 @@ class ItemLoss(nn.Module):
 
     def __init__(self, objective: Objective, num_items: int, counts: np.ndarray | None) -> None:
         super().__init__()
-        self.reads_all_rows = full = objective.loss == "softmax"
+        full = objective.loss == "softmax"
         self.rule = FullSoftmax(objective) if full else AgainstNegatives(objective, num_items, counts)
+        self.reads_all_rows = bool(self.rule.reads_all_rows)
 
     def forward(self, hidden: Tensor, targets: Tensor, table: EmbeddingTable, bias: Tensor | None = None) -> Tensor:
         """Summed loss.
@@ -82,6 +86,7 @@ class FullSoftmax(nn.Module):
 
     def __init__(self, objective: Objective) -> None:
         super().__init__()
+        self.reads_all_rows = True
         self.smoothing = objective.label_smoothing
 
     def forward(self, hidden: Tensor, targets: Tensor, table: EmbeddingTable, bias: Tensor | None) -> Tensor:
@@ -122,7 +127,9 @@ class AgainstNegatives(nn.Module):
         super().__init__()
         self.sampler = SAMPLERS[objective.sampling](objective, num_items, counts)
         self.contrast = contrast(objective, num_items)
-        self.negative_logits = together if objective.shared else apart
+        few = num_items <= FEW_ITEMS * objective.negatives
+        self.negative_logits = together if objective.shared else among_all if few else apart
+        self.reads_all_rows = self.negative_logits is among_all
         corrected = objective.loss == "sampled-softmax" and objective.correction
         self.correction = self.sampler.log_probability if corrected else _nothing
 
@@ -140,8 +147,8 @@ class AgainstNegatives(nn.Module):
             negative, drawn = negative_logits(part)
             return self.contrast(positive[part], negative, drawn == targets[part].unsqueeze(1)).sum()
 
-        held = rows.shape[-1] * (1 if rows.ndim == 1 else table.dim)  # numbers a target
-        return _in_parts(summed, len(targets), max(1, LOGITS // max(1, held)))
+        numbers = {together: rows.shape[-1], apart: rows.shape[-1] * table.dim, among_all: table.num_rows}  # a target
+        return _in_parts(summed, len(targets), max(1, LOGITS // max(1, numbers[self.negative_logits])))
 
 
 def together(hidden: Tensor, rows: Tensor, table: EmbeddingTable, offset: Callable[[Tensor], Tensor]) -> Part:
@@ -156,6 +163,16 @@ def apart(hidden: Tensor, rows: Tensor, table: EmbeddingTable, offset: Callable[
     def logits(part: slice) -> tuple[Tensor, Tensor]:
         products = table.lookup(rows[part]) @ hidden[part].unsqueeze(2)  # [t, K, 1]
         return products.squeeze(2) + offset(rows[part]), rows[part]
+
+    return logits
+
+
+def among_all(hidden: Tensor, rows: Tensor, table: EmbeddingTable, offset: Callable[[Tensor], Tensor]) -> Part:
+    """As `apart`, from the logits of all items: where these are few, a product costs less than so many lookups."""
+    vectors = table.all_rows()
+
+    def logits(part: slice) -> tuple[Tensor, Tensor]:
+        return (hidden[part] @ vectors.T).gather(1, rows[part]) + offset(rows[part]), rows[part]
 
     return logits
 

@@ -11,16 +11,20 @@ import copy
 import dataclasses
 import json
 import tempfile
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rayrec.artifacts import Json, Storage, open_folder, publish_folder
+from rayrec.errors import StorageError
 from rayrec.models.base import Recommender
 from rayrec.training.feed import Batch
 from rayrec.training.progress import Position
@@ -107,9 +111,9 @@ class Checkpoints:
         """Publish a checkpoint, then drop what is older than the newest two."""
         position = checkpoint.position
         manifest = {"schema": 1, "epoch": position.epoch, "step": position.step}
-        with tempfile.TemporaryDirectory(prefix="rayrec-checkpoint-") as temporary:
-            checkpoint.write(Path(temporary))
-            publish_folder(self.storage, self._of(position), Path(temporary), manifest, MANIFEST)
+        with _scratch() as folder:
+            checkpoint.write(folder)
+            publish_folder(self.storage, self._of(position), folder, manifest, MANIFEST)
         for old in self._positions()[:-KEEP]:
             self.storage.remove(self._of(old))
 
@@ -133,13 +137,17 @@ class Checkpoints:
         return f"{self._run}/profile.json.gz"
 
     def keep_batch(self, batch: Batch, position: Position) -> str:
-        """Publish a batch that is to be looked at: the tensors of each of its parts. Returns where it is."""
+        """Publish a batch that is to be looked at: the tensors of each of its parts, see `Part`. Returns where it is.
+
+        Its epoch and step are counted from 1, as in messages.
+        """
         parts = enumerate(batch.parts)
         tensors = {f"{number}.{name}": value for number, part in parts for name, value in part.tensors().items()}
-        manifest = {"schema": 1, "epoch": position.epoch, "step": position.step, "targets": batch.global_targets}
-        with tempfile.TemporaryDirectory(prefix="rayrec-batch-") as temporary:
-            save_file(tensors, Path(temporary, "batch.safetensors"))
-            return publish_folder(self.storage, f"{self._run}/diverged", Path(temporary), manifest, "batch.json")
+        place = {"epoch": position.epoch + 1, "step": position.step + 1}
+        manifest = {"schema": 1, **place, "targets": batch.global_targets}
+        with _scratch() as folder:
+            save_file(tensors, folder / "batch.safetensors")
+            return publish_folder(self.storage, f"{self._run}/diverged", folder, manifest, "batch.json")
 
     def clear(self) -> None:
         """Forget the run."""
@@ -159,6 +167,21 @@ class Checkpoints:
         """Paths of a position's published checkpoints. Two drivers at once write two, which say the same."""
         paths = [f"{self._of(position)}/{name}" for name in self.storage.list(self._of(position))]
         return [path for path in paths if self.storage.exists(f"{path}/{MANIFEST}")]
+
+
+@contextmanager
+def _scratch() -> Iterator[Path]:
+    """A folder to write into before it is published.
+
+    Raises:
+        StorageError: There is no room for it.
+    """
+    try:
+        with tempfile.TemporaryDirectory(prefix="rayrec-checkpoint-") as folder:
+            yield Path(folder)
+    except (OSError, SafetensorError) as error:
+        where = tempfile.gettempdir()
+        raise StorageError(f"cannot write to {where}: {error}. Free some space there, or set TMPDIR.") from error
 
 
 class Writer:

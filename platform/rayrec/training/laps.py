@@ -46,6 +46,12 @@ class Laps:
         event.record()
         self._marks.append((name, event))
 
+    def skip(self) -> None:
+        """What was done since the last call does not count."""
+        self._add_up()
+        self._marks.clear()
+        self.end("")
+
     def read(self) -> dict[str, float]:
         """Seconds since the last call, or the beginning."""
         self._add_up()

@@ -7,16 +7,17 @@ at any step goes on exactly as if it had not stopped.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from rayrec.errors import DataError
+from rayrec.errors import DataError, ModelError
 from rayrec.models.base import Recommender
 from rayrec.training.feed import Feed
-from rayrec.training.progress import PHASES, Metrics, Progress
+from rayrec.training.progress import BESIDE, PHASES, Metrics, Progress
 from rayrec.training.run import Run
 from rayrec.training.steps import Steps
 
@@ -43,6 +44,7 @@ def train(
     Raises:
         DataError: There is nothing to train on.
         DivergedError: The loss is no longer a number.
+        ModelError: The validation metric is none.
     """
     if not feed.steps:
         raise DataError(
@@ -56,6 +58,11 @@ def train(
         _epoch(run, wrapped, feed, amid_epoch)
         began = time.perf_counter()
         metrics = validate(run.judged.eval())
+        if math.isnan(metrics.get(settings.metric, 0.0)):
+            raise ModelError(
+                f"training: the scores after epoch {progress.epoch + 1} are no numbers, though all weights are. "
+                f"Lower training.learning_rate (now {settings.learning_rate:g}) and run again."
+            )
         progress.sums["validation"] = time.perf_counter() - began
         progress.epoch += 1
         # Without anything to validate on, the latest is the best.
@@ -90,8 +97,11 @@ def _epoch(run: Run, wrapped: nn.Module, feed: Feed, amid_epoch: Callable[[Run],
         steps.take()
         if amid_epoch and every and progress.step % every == 0 and progress.step < feed.steps:
             steps.sum_up()
+            began = time.perf_counter()
             amid_epoch(run)
-            steps.checkpointed()
+            waited = time.perf_counter() - began
+            progress.sums["checkpoint"] = progress.sums.get("checkpoint", 0.0) + waited
+            steps.waited(waited)
     steps.finish()
 
 
@@ -108,6 +118,6 @@ def _entry(run: Run, steps: int) -> Metrics:
         "seconds": sums["seconds"],
         "tokens_per_second": sums["tokens"] / sums["seconds"],
         "memory_mb": run.world.memory / 1e6,
-        **{phase: sums.get(phase, 0.0) for phase in PHASES},
+        **{phase: sums.get(phase, 0.0) for phase in (*PHASES, *BESIDE)},
         **counted,
     }

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 
 Metrics = dict[str, float]
 
-PHASES = ("data", "forward", "backward", "optimizer", "checkpoint", "validation")
-MEASURED = frozenset({"seconds", "tokens_per_second", "memory_mb", *PHASES})
+PHASES = ("data", "forward", "backward", "optimizer")
+BESIDE = ("checkpoint", "validation")
+MEASURED = frozenset({"seconds", "tokens_per_second", "memory_mb", *PHASES, *BESIDE})
 """What an epoch's entry says of the machine, not of the model: the same training says otherwise each time."""
 
 
@@ -31,13 +32,14 @@ class Progress:
         epoch: Epochs done.
         step: Steps done of the epoch that is under way.
         sums: What these steps add up to: ``loss`` and ``tokens`` (targets) of all workers, ``gradient_norm``,
-            ``skipped`` steps, and ``seconds``, of which some went into each of `PHASES`.
+            ``skipped`` steps, and ``seconds``, each of which went into one of `PHASES`; what
+            went into `BESIDE` is not in them.
         best_epoch: The epoch (counted from 1) with the best validation metric so far; 0 before the first.
         best: That metric's value.
         history: One entry an epoch: ``epoch``, ``loss`` (mean, a target), ``learning_rate`` (of the last step),
             ``gradient_norm`` (mean, a step, before it is clipped), ``skipped`` steps where they are counted, what is
-            `MEASURED` (``memory_mb`` is the most that was held; the ``checkpoint`` is the one after the epoch before,
-            and those amid this one; validation is not in ``seconds``) and the validation metrics.
+            `MEASURED` (``memory_mb`` is the most that was held; ``checkpoint`` is how long it was waited for those amid
+            the epoch, and the one after the epoch before) and the validation metrics.
     """
 
     epoch: int = 0

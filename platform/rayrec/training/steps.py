@@ -34,6 +34,9 @@ class DivergedError(ModelError):
         self.position = position
         self.batch = batch
 
+    def __reduce__(self) -> tuple[type[DivergedError], tuple[str, Position, Batch | None]]:
+        return DivergedError, (str(self), self.position, self.batch)
+
 
 class Steps:
     """The steps of the epoch in which a run stands.
@@ -118,9 +121,10 @@ class Steps:
             raise self._diverged("no step has a gradient that is a number")
         self.sum_up()
 
-    def checkpointed(self) -> None:
-        """What was done since the last step was a checkpoint."""
-        self._laps.end("checkpoint")
+    def waited(self, seconds: float) -> None:
+        """Since the last step it was waited for something else, so long."""
+        self._began += seconds
+        self._laps.skip()
 
     def _gradients(self, step: int) -> tuple[Tensor, int]:
         """Gradients of a step's mean loss, of all workers. Returns this worker's summed loss, and the global targets.
@@ -139,8 +143,11 @@ class Steps:
                 with autocast(world.device, run.settings):
                     found: Tensor = self._wrapped(parts)
                 self._laps.end("forward")
-                # DistributedDataParallel averages gradients; times the number of workers, that is their sum.
-                (found * (world.size / max(1, batch.global_targets))).backward()
+                # DistributedDataParallel averages gradients; times the number of workers, that is their sum. A loss
+                # that is no number makes gradients of none, by which all workers know of it.
+                scale = world.size / max(1, batch.global_targets)
+                (found * torch.where(found.detach().isfinite(), scale, torch.nan)).backward()
+            self._laps.end("backward")
             loss += found.detach()
         for table in run.learner.sparse_tables:
             if table.grad is not None:

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,12 +24,14 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from rayrec.artifacts import Json
 from rayrec.data.dataset import Dataset, open_dataset
 from rayrec.data.splits import VALIDATION
+from rayrec.data.user_features import feature_digests
 from rayrec.data.views import Sequences, open_view
 from rayrec.errors import ClusterError, ModelError, RayrecError, StorageError
 from rayrec.evaluation.full_ranking import rank_users
 from rayrec.evaluation.held_out import held_out, with_features
 from rayrec.inference.runtime import TorchRuntime
 from rayrec.metrics.ranking import parse_metric, ranking_metrics
+from rayrec.metrics.ranks import NoNumberError
 from rayrec.models.base import Fitted, Recommender
 from rayrec.models.registry import model_class
 from rayrec.recipe import Recipe
@@ -78,6 +79,8 @@ def train_model(job: TrainJob, run_name: str, on_epoch: Callable[[Metrics], None
     job, checkpoints = with_workers(job), Checkpoints(job.storage, run_name)
     if not resume:
         checkpoints.clear()
+    if (begun := checkpoints.newest()) != Position():
+        _LOG.warning("training: goes on after %s, where it was interrupted", begun)
     with reporter(on_epoch) as reports:
         while True:
             before = checkpoints.newest()
@@ -220,8 +223,11 @@ def _train_here(job: TrainJob, checkpoints: Checkpoints, reports: Any) -> str | 
     torch.manual_seed(recipe.training.seed)
     model = model_class(recipe.model.name)(recipe.model.config, len(sequences.item_keys))
     observed = interactions(job, sequences)
-    parent = job.parent
-    warm = partial(parent.give, item_keys=sequences.item_keys) if parent and position == Position() else None
+
+    def warm(model: Recommender) -> None:
+        if job.parent and position == Position():
+            job.parent.give(model, sequences.item_keys, feature_digests(dataset, job.view, model.widths))
+
     run = start(model, observed, recipe.training, world, warm)
     best = _Best(snapshot(model))
     if position != Position():
@@ -319,9 +325,13 @@ def validator(job: TrainJob, dataset: Dataset, sequences: Sequences, world: Worl
     mine = users.part(world.rank, world.size)
 
     def validate(model: Recommender) -> Metrics:
-        ranked = rank_users(
-            TorchRuntime(model).on_device, mine, model.num_items, model.max_length, k, recipe.evaluation.exclude_seen
-        )
+        score, seen = TorchRuntime(model).on_device, recipe.evaluation.exclude_seen
+        try:
+            ranked = rank_users(score, mine, model.num_items, model.max_length, k, seen)
+        except NoNumberError as error:
+            # One worker may see it alone: it is told of by a metric that is none on all.
+            _LOG.warning("training: %s", error)
+            return {metric: world.sum([math.nan, 0.0])[0]}
         means = ranking_metrics(ranked.ranks, [k]) if len(ranked.ranks) else {metric: 0.0}
         total, count = world.sum([means[metric] * len(ranked.ranks), float(len(ranked.ranks))])
         return {metric: total / max(1.0, count)}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,11 +24,13 @@ class Parent:
     """The model that a training begins with.
 
     Attributes:
+        reference: What the recipe says.
         release: Digest of the Release it is of.
         bundle: Its path.
         storage: Where it is.
     """
 
+    reference: str
     release: str
     bundle: str
     storage: Storage
@@ -36,21 +40,28 @@ class Parent:
         """What the new model's bundle says of it."""
         return {"release": self.release, "bundle": self.bundle}
 
-    def give(self, model: Recommender, item_keys: Sequence[str]) -> None:
+    def give(self, model: Recommender, item_keys: Sequence[str], features: Mapping[str, str]) -> None:
         """Give a model, after `Recommender.observe`, the weights of this one.
 
         Args:
             model: The model.
             item_keys: The key of each of its item rows from 1 on.
+            features: What the columns of the features that it reads depend on, see `feature_digests`.
 
         Raises:
-            ModelError: It is another kind of model, or of other sizes.
+            ModelError: It is another kind of model, of other sizes, or reads features that were fitted otherwise.
         """
+        check_kept(model)
         bundle = open_bundle(self.storage, self.bundle)
         if bundle.manifest["kind"] != model.kind:
             raise ModelError(
-                f"training.warm_start: {self.bundle} is a '{bundle.manifest['kind']}', and the recipe's model a "
+                f"training.warm_start: {self.reference} is a '{bundle.manifest['kind']}', and the recipe's model a "
                 f"'{model.kind}'. A training begins with a model of its own kind: change one of them."
+            )
+        if bundle.manifest.get("features", {}) != features:
+            raise ModelError(
+                f"training.warm_start: the features of users or contexts that {self.reference} reads were fitted to "
+                "other data, so its weights are of other columns. Leave the setting out, or declare no features."
             )
         carry_over(bundle.model(), model, rows_by_key(bundle.item_keys, item_keys))
 
@@ -84,29 +95,47 @@ def carry_over(older: Recommender, newer: Recommender, rows: Tensor) -> None:
         rows: As `rows_by_key` gives them.
 
     Raises:
-        ModelError: The sizes differ, or the model is learnt from what is not kept.
+        ModelError: The sizes differ.
     """
-    if any(name.startswith(f"{part}.") for part in newer.transient for name, _ in newer.named_parameters()):
-        raise ModelError(
-            f"training.warm_start: what a '{newer.kind}' learns from is not kept with it, so no training can begin "
-            "with it. Leave the setting out."
-        )
     theirs, ours, by_item = dict(older.named_parameters()), dict(newer.named_parameters()), newer.rows_of_items()
     for name in sorted(theirs.keys() | ours.keys()):
         # Of items there may be more, or fewer.
         there, here = (_size(weights.get(name), name in by_item) for weights in (theirs, ours))
         if there != here:
             raise ModelError(
-                f"training.warm_start: the weights '{name}' are {there} in the older model, and {here} in this one. "
-                "Give the recipe's model the settings of the older one, or leave the setting out."
+                f"training.warm_start: the older model is of another size: its weights '{name}' are {there}, here they "
+                f"are {here}. Its settings: {_other_settings(older.config, newer.config)}. Use them, or leave the "
+                "setting out."
             )
     known = rows >= 0
     with torch.no_grad():
         for name, weights in ours.items():
+            if not weights.requires_grad:
+                # What these events have no use for, such as HSTU's gaps where there are no times.
+                continue
             if name in by_item:
-                weights[known.to(weights.device)] = theirs[name][rows[known]].to(weights.device)
+                weights[known.to(weights.device)] = theirs[name][rows[known]].to(weights)
             else:
                 weights.copy_(theirs[name])
+
+
+def check_kept(model: Recommender) -> None:
+    """Whether a model of this kind, that has seen the events, can begin with another one's weights.
+
+    Raises:
+        ModelError: It learns from what is not kept.
+    """
+    if any(name.startswith(f"{part}.") for part in model.transient for name, _ in model.named_parameters()):
+        raise ModelError(
+            f"training.warm_start: what a '{model.kind}' learns from is not kept with it, so no training can begin "
+            "with it. Leave the setting out."
+        )
+
+
+def _other_settings(older: Any, newer: Any) -> str:
+    """The settings of a model's older configuration that are not the newer one's."""
+    here = dataclasses.asdict(newer)
+    return ", ".join(f"{key} {value}" for key, value in dataclasses.asdict(older).items() if value != here[key])
 
 
 def _size(weights: nn.Parameter | None, by_item: bool) -> str:
