@@ -187,6 +187,7 @@ class Pipeline(Stages):
             raise RecipeError(f"training.warm_start: {error}") from error
         release = open_release(Storage.open(registered.storage), registered.digest)
         fair = fair_bundle(release, dataset, view, load_view(dataset, view))
+        _LOG.warning("training: begins with the weights of %s/%d", registered.name, registered.version)
         if fair.trained_on_test:
             known = fair.trained_on_test
             what = known if isinstance(known, str) else f"it was trained on {known:,} of them"
