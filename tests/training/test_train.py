@@ -19,6 +19,7 @@ from rayrec.data.prepare import prepare
 from rayrec.errors import ClusterError, DataError, ModelError
 from rayrec.evaluation.evaluate import Measure, evaluate_here
 from rayrec.inference.bundle import open_bundle
+from rayrec.models.registry import model_class
 from rayrec.models.sasrec import SASRec
 from rayrec.recipe import Recipe
 from rayrec.recipe_files import parse_recipe
@@ -28,6 +29,7 @@ from rayrec.training.job import TrainJob, best_epoch
 from rayrec.training.optimizer import learning_rate
 from rayrec.training.progress import Position
 from rayrec.training.train import train_model, with_workers
+from rayrec.training.warm_start import Parent
 
 USERS, ITEMS = 24, 8
 TRAINING: dict[str, Any] = {
@@ -130,6 +132,22 @@ def test_a_loss_that_is_no_number_arrives_as_one_message(job: TrainJob) -> None:
     kept, said = load_file(f"{found[2]}/batch.safetensors"), json.loads(Path(found[2], "batch.json").read_text())
     assert (said["epoch"], said["step"]) == (1, 2)
     assert sum(int((tensor != 0).sum()) for name, tensor in kept.items() if name.endswith("targets")) == said["targets"]
+
+
+@pytest.mark.parametrize(
+    ("name", "features", "message"),
+    [
+        ("sasrec", {"user": "other"}, "the features of users or contexts that tiny/1 reads were fitted to other data"),
+        ("gru4rec", {}, "tiny/1 is a 'sasrec', and the recipe's model a 'gru4rec'"),
+    ],
+)
+def test_a_parent_of_other_columns_or_another_kind_is_refused(
+    job: TrainJob, name: str, features: dict[str, str], message: str
+) -> None:
+    parent = Parent("tiny/1", "digest", train_model(changed(job, epochs=1), "parent", lambda _: None), job.storage)
+    found = model_class(name)
+    with pytest.raises(ModelError, match=message):
+        parent.give(found(found.Config(), ITEMS), [f"i{item}" for item in range(ITEMS)], features)
 
 
 def test_scores_that_are_no_numbers_are_one_message(job: TrainJob) -> None:
