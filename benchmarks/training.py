@@ -1,7 +1,8 @@
-"""What training costs beside its steps: large tables on two workers, and Ray Train around the loop.
+"""What training costs beside its steps: large tables on two workers, Ray Train around the loop, events on disk.
 
     .venv/bin/python benchmarks/training.py tables --items 2000000 --dim 64 --repeat 3 --json build/tables.json
     RAYREC_BENCH_DATA=DATA .venv/bin/python benchmarks/training.py ray --repeat 3 --json build/ray.json
+    .venv/bin/python benchmarks/training.py streamed --users 10000 40000 160000 --repeat 3 --json build/streamed.json
 
 `tables`: a step of SASRec with in-batch negatives and row-wise Adagrad, two gloo processes of one thread each, on
 made-up histories. Sparse and dense gradients of the item table take turns. Bytes are what the loopback interface
@@ -10,6 +11,11 @@ carried. Needs no Ray.
 `ray`: epochs of SASRec (64 numbers an item, two blocks, one thread) on MovieLens 1M, by one worker of Ray Train and by
 the same loop in a process that knows no Ray. An epoch is its steps, its validation and what it waits for checkpoints.
 What is left of the stage is the start of the worker, loading, the export of the model and its publication.
+
+`streamed`: HSTU (32 numbers an item, one block, one thread) on made-up logs of 100 events a user, which are held in
+memory, or on disk as a quarter of what they take is allowed (`training.memory_mb`). Each run has a process of its own,
+which loads the view, as the train stage does, and takes so many steps. Memory is the most that the process held, less
+what it held before it loaded the view: pages of files count while it holds them.
 
 Programs take turns. Each prints one table of medians and writes JSON.
 """
@@ -89,7 +95,7 @@ def measure(kind: str, items: int, dim: int, steps: int) -> dict[str, Any]:
     """One turn."""
     with tempfile.TemporaryDirectory(prefix="rayrec-training-") as folder:
         multiprocessing.spawn(step, (folder, kind, items, dim, steps), nprocs=WORKERS)
-        return {"gradients": kind, **json.loads(Path(folder, "measured.json").read_text())}
+        return {"gradients": kind, "items": items, **json.loads(Path(folder, "measured.json").read_text())}
 
 
 def tables(asked: argparse.Namespace) -> list[dict[str, Any]]:
@@ -174,7 +180,102 @@ def ray_train(asked: argparse.Namespace) -> list[dict[str, Any]]:
     return results
 
 
-# ---- both
+# ---- events in memory and on disk
+
+
+def prepared_log(folder: Path, users: int) -> TrainJob:
+    """Users who take 100 of 5,000 items, a quarter of an hour apart."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from rayrec.artifacts import Storage
+    from rayrec.data.prepare import prepare
+    from rayrec.recipe_files import parse_recipe
+    from rayrec.training.job import TrainJob
+
+    random, path = np.random.default_rng(0), folder / f"{users}.parquet"
+    who = np.repeat(np.arange(users), 100)
+    when = 1_600_000_000 + np.tile(np.arange(100), users) * 900 + who
+    pq.write_table(pa.table({"user": who, "item": random.integers(0, 5000, len(who)), "time": when}), path)
+    values = {
+        "name": f"bench-{users}",
+        "data": {"sources": [{"path": str(path), "columns": {"user": "user", "item": "item", "timestamp": "time"}}]},
+        "model": {"name": "hstu", "dim": 32, "blocks": 1, "heads": 1, "max_length": 100},
+        "training": {"threads": 1, "gpus": "no"},
+    }
+    recipe, storage = parse_recipe(values), Storage.open(folder)
+    found = prepare(recipe, storage)
+    return TrainJob(recipe, (found.dataset.name, found.dataset.number), found.view, storage, "bench")
+
+
+def some_steps(job: TrainJob, memory: float, steps: int, sending: Any) -> None:
+    """Load the view, take steps, tell what it took."""
+    from rayrec.models.registry import model_class
+    from rayrec.training.job import interactions, load
+    from rayrec.training.train import validator
+
+    settings, world = job.recipe.training, World()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    before, began = world.memory, time.perf_counter()
+    sequences, dataset = load(job, memory)
+    model = model_class(job.recipe.model.name)(job.recipe.model.config, len(sequences.item_keys))
+    observed = interactions(job, sequences)
+    run = start(model, observed, settings, world)
+    feed = feed_for(model, observed, settings, world.part_overhead)
+    validate = validator(job, dataset, sequences, world)
+    loaded = time.perf_counter()
+    taken = Steps(run, shared(run), feed)
+    for _ in range(steps):
+        taken.take()
+    taken.sum_up()
+    del validate
+    sending.send(
+        {
+            "load": loaded - began,
+            "tokens": run.progress.sums["tokens"] / run.progress.sums["seconds"],
+            "waited": run.progress.sums["data"] / run.progress.sums["seconds"],
+            "loss": run.progress.sums["loss"],
+            "memory": world.memory - before,
+        }
+    )
+
+
+def streamed(asked: argparse.Namespace) -> list[dict[str, Any]]:
+    """Events in memory and on disk, in turn, of logs of several sizes."""
+    from rayrec.cluster import connected
+    from rayrec.training.job import EVENT_BYTES
+
+    results, context = [], multiprocessing.get_context("spawn")
+    with tempfile.TemporaryDirectory(prefix="rayrec-training-") as folder, connected():
+        for users in asked.users:
+            job, bytes_of_all = prepared_log(Path(folder), users), users * 100 * EVENT_BYTES
+            for kind in ("disk", "memory") * asked.repeat:
+                receiving, sending = context.Pipe(duplex=False)
+                allowed = bytes_of_all / 4 if kind == "disk" else float("inf")
+                process = context.Process(target=some_steps, args=(job, allowed, asked.steps, sending))
+                process.start()
+                results.append({"events": kind, "users": users, "bytes": bytes_of_all, **receiving.recv()})
+                process.join()
+    return results
+
+
+def show_streamed(results: list[dict[str, Any]]) -> None:
+    """A table for each size of log; the same losses are shown by their being equal."""
+    for users in dict.fromkeys(result["users"] for result in results):
+        mine = [result for result in results if result["users"] == users]
+        alike = "the same" if len({result["loss"] for result in mine}) == 1 else "NOT the same"
+        title = f"{users * 100:,} events, {mine[0]['bytes'] / 1e6:,.0f} MB in memory; losses {alike}"
+        columns: dict[str, Callable[[dict[str, Any]], float]] = {
+            "tokens a second": lambda r: r["tokens"],
+            "share of waiting for data": lambda r: r["waited"],
+            "seconds to load": lambda r: r["load"],
+            "MB held": lambda r: r["memory"] / 1e6,
+        }
+        show(title, "events", mine, columns)
+
+
+# ---- all
 
 
 def show(
@@ -196,29 +297,45 @@ def show(
     Console().print(table)
 
 
+def show_tables(results: list[dict[str, Any]]) -> None:
+    """A step, by the gradients of the item table."""
+    columns: dict[str, Callable[[dict[str, Any]], float]] = {
+        "seconds": lambda r: r["seconds"],
+        "MB exchanged": lambda r: r["bytes"] / 1e6,
+    }
+    show(f"{results[0]['items']:,} items, two workers: a step", "gradients", results, columns)
+
+
+def show_ray(results: list[dict[str, Any]]) -> None:
+    """An epoch, by who runs the loop."""
+    columns: dict[str, Callable[[dict[str, Any]], float]] = {
+        "seconds an epoch": lambda r: statistics.median(r["epochs"]),
+        "seconds outside": lambda r: r["outside"],
+    }
+    show("SASRec on MovieLens 1M, one worker, one thread", "program", results, columns)
+
+
+PROGRAMS = {"tables": (tables, show_tables), "ray": (ray_train, show_ray), "streamed": (streamed, show_streamed)}
+
+
 def main() -> None:
     """Run, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("tables", "ray"))
+    parser.add_argument("what", choices=tuple(PROGRAMS))
     parser.add_argument("--items", type=int, default=2_000_000)
     parser.add_argument("--dim", type=int, default=64)
-    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--steps", type=int, help="by default 5 with tables, 300 with streamed")
+    parser.add_argument("--users", type=int, nargs="+", default=[10_000, 40_000, 160_000])
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--json", type=Path, default=Path("build/training.json"))
     asked = parser.parse_args()
-    results = tables(asked) if asked.what == "tables" else ray_train(asked)
+    asked.steps = asked.steps or (5 if asked.what == "tables" else 300)
+    measure, shown = PROGRAMS[asked.what]
+    results = measure(asked)
     asked.json.parent.mkdir(parents=True, exist_ok=True)
     asked.json.write_text(json.dumps(results, indent=1))
-    if asked.what == "tables":
-        title = f"{asked.items:,} x {asked.dim}, two workers: a step"
-        show(
-            title, "gradients", results, {"seconds": lambda r: r["seconds"], "MB exchanged": lambda r: r["bytes"] / 1e6}
-        )
-        return
-    title = "SASRec on MovieLens 1M, one worker, one thread"
-    columns = {"seconds an epoch": lambda r: statistics.median(r["epochs"]), "seconds outside": lambda r: r["outside"]}
-    show(title, "program", results, columns)
+    shown(results)
 
 
 if __name__ == "__main__":

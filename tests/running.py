@@ -12,7 +12,7 @@ from rayrec.models.base import Recommender
 from rayrec.models.interactions import Interactions
 from rayrec.models.optimization import Optimization
 from rayrec.models.sasrec import SASRec, SASRecConfig
-from rayrec.training.feed import ResidentFeed
+from rayrec.training.feed import SequenceFeed
 from rayrec.training.loop import train
 from rayrec.training.progress import Metrics
 from rayrec.training.run import Run, start
@@ -39,8 +39,8 @@ def begin(
     return start(SASRec(config, ITEMS), Interactions(HISTORIES, ITEMS), chosen, world or World(), warm)
 
 
-def feed(chosen: Optimization) -> ResidentFeed:
-    return ResidentFeed(HISTORIES, MAX_LENGTH, chosen, overhead=0)
+def feed(chosen: Optimization) -> SequenceFeed:
+    return SequenceFeed(HISTORIES, MAX_LENGTH, chosen, overhead=0)
 
 
 def rising(_model: Recommender) -> Metrics:

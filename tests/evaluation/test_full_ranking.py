@@ -118,11 +118,10 @@ def test_the_users_of_several_parts_are_joined() -> None:
 def test_workers_share_the_users_out(size: int) -> None:
     users = random_users(1, users=10)
     parts = [users.part(rank, size) for rank in range(size)]
-    assert sum(len(part.past) for part in parts) == 10
+    assert [part.users.tolist() for part in parts] == [list(range(rank, 10, size)) for rank in range(size)]
+    asked = users.asked(np.arange(10), 8)["history"]
     for rank, part in enumerate(parts):
-        for mine, user in enumerate(range(rank, 10, size)):
-            assert (part.past[mine] == users.past[user]).all()
-            assert (part.future[mine] == users.future[user]).all()
+        assert (part.asked(np.arange(len(part)), 8)["history"] == asked[rank::size]).all()
 
 
 # ---- what is held out
@@ -134,7 +133,7 @@ def sequences(lists: list[list[int]], folds: np.ndarray) -> Sequences:
 
 
 def shown(users: HeldOut) -> list[tuple[list[int], list[int]]]:
-    return [(users.past[u].tolist(), users.future[u].tolist()) for u in range(len(users.past))]
+    return [(users.past[u].tolist(), users.future[u].tolist()) for u in users.users]
 
 
 def test_leave_one_out_asks_for_the_last_event_given_all_before() -> None:

@@ -39,6 +39,20 @@ def test_keeping_some_events_keeps_every_user() -> None:
     assert [kept[user].tolist() for user in range(len(kept))] == [[3, 4, 5], [], [], [6, 5]]
 
 
+@pytest.mark.parametrize("at_a_time", [1, 2, 5, 100])
+@pytest.mark.parametrize("lists", [LISTS, [[], [], [1, 2], []], [[]], []])
+def test_events_are_kept_by_their_label_in_blocks_of_any_size(
+    monkeypatch: pytest.MonkeyPatch, at_a_time: int, lists: list[list[int]]
+) -> None:
+    monkeypatch.setattr("rayrec.features.histories.AT_A_TIME", at_a_time)
+    flat = np.array([item for events in lists for item in events], np.int64)
+    histories = Histories.grouped(np.array([len(events) for events in lists], np.int64), flat, flat * 10)
+    kept = histories.keep(flat % 3, (1, 2))
+    assert [kept[user].tolist() for user in range(len(kept))] == [[n for n in one if n % 3] for one in lists]
+    assert kept.times is not None
+    assert (kept.times == kept.items * 10).all()
+
+
 def test_histories_without_any_event_are_padding() -> None:
     empty = Histories.of([[], []])
     assert len(empty) == 2

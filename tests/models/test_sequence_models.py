@@ -18,7 +18,7 @@ from rayrec.models.interactions import Interactions
 from rayrec.models.optimization import Optimization
 from rayrec.models.registry import MODELS, model_class
 from rayrec.models.sequence import SequenceModel, attention_mask, until_the_end
-from rayrec.training.feed import ResidentFeed
+from rayrec.training.feed import SequenceFeed
 from rayrec.training.loop import train
 from rayrec.training.run import start
 from rayrec.training.world import World
@@ -158,7 +158,7 @@ def test_a_planted_pattern_is_learnt(model: SequenceModel) -> None:
     learning = model_class(model.kind)(model.config, ITEMS)
     assert isinstance(learning, SequenceModel)
     settings = Optimization(epochs=12, batch_size=16, learning_rate=1e-2)
-    feed = ResidentFeed(histories, learning.max_length, settings, 0)
+    feed = SequenceFeed(histories, learning.max_length, settings, 0)
     run = start(learning, Interactions(histories, ITEMS), settings, World())
     train(run, feed, lambda model: {}, lambda run: None)
     asked = torch.from_numpy(rows[:ITEMS, 1:])  # no longer than what was learnt from: later positions know nothing

@@ -8,7 +8,7 @@ import pytest
 from rayrec.features.histories import Histories
 from rayrec.models.interactions import SparseRows
 from rayrec.models.optimization import Optimization
-from rayrec.training.feed import Batch, PairFeed, ResidentFeed, like_lengths
+from rayrec.training.feed import Batch, PairFeed, SequenceFeed, like_lengths
 
 MAX_LENGTH, BATCH = 4, 5
 
@@ -19,12 +19,12 @@ def histories(seed: int = 0, users: int = 23) -> Histories:
     return Histories.of([100 * user + 1 + n for n in range(length)] for user, length in enumerate(lengths))
 
 
-def feed_of(given: Histories, seed: int = 0, overhead: int = 0, **settings: float) -> ResidentFeed:
+def feed_of(given: Histories, seed: int = 0, overhead: int = 0, **settings: float) -> SequenceFeed:
     chosen = {"batch_size": BATCH, "random_windows": 0.0, "seed": seed, **settings}
-    return ResidentFeed(given, MAX_LENGTH, Optimization(**chosen), overhead)  # type: ignore[arg-type]
+    return SequenceFeed(given, MAX_LENGTH, Optimization(**chosen), overhead)  # type: ignore[arg-type]
 
 
-def epoch(feed: ResidentFeed, number: int, size: int) -> list[list[Batch]]:
+def epoch(feed: SequenceFeed, number: int, size: int) -> list[list[Batch]]:
     """All batches of an epoch: by step, then by worker."""
     plan = feed.plan(number)
     return [[feed.batch(plan, step, rank, size) for rank in range(size)] for step in range(feed.steps)]
@@ -76,7 +76,7 @@ def test_features_stand_beside_the_user_and_the_target_they_are_of(size: int) ->
         SparseRows.of(np.arange(len(numbers)), np.zeros(len(numbers)), numbers + 1, len(numbers), 1)
         for numbers in (np.arange(len(given)), given.items)
     )
-    feed = ResidentFeed(given, MAX_LENGTH, Optimization(batch_size=BATCH), 0, users, events)
+    feed = SequenceFeed(given, MAX_LENGTH, Optimization(batch_size=BATCH), 0, users, events)
     for part in (part for step in epoch(feed, 0, size) for batch in step for part in batch.parts):
         real = part.targets != 0
         assert part.user is not None

@@ -31,7 +31,7 @@ from rayrec.models.interactions import Interactions
 from rayrec.models.registry import model_class
 from rayrec.training.averaging import Average
 from rayrec.training.checkpoint import Checkpoint, load_checkpoint, snapshot
-from rayrec.training.feed import ResidentFeed, feed_for
+from rayrec.training.feed import SequenceFeed, feed_for
 from rayrec.training.loop import train
 from rayrec.training.optimizer import build_optimizer, learning_rate
 from rayrec.training.progress import MEASURED, Metrics, Position
@@ -178,7 +178,7 @@ def test_training_stops_when_the_metric_no_longer_rises() -> None:
 def test_nothing_to_learn_from_is_one_message() -> None:
     run = begin(settings())
     with pytest.raises(DataError, match="no user has two training events"):
-        train(run, ResidentFeed(Histories.of([[1], [2]]), MAX_LENGTH, run.settings, 0), rising, nothing)
+        train(run, SequenceFeed(Histories.of([[1], [2]]), MAX_LENGTH, run.settings, 0), rising, nothing)
 
 
 def test_padding_and_unused_rows_stay_where_they_were() -> None:

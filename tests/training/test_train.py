@@ -11,10 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import ray
 import torch
 from safetensors.torch import load_file
 
 from rayrec.artifacts import Storage
+from rayrec.data.on_disk import OnDisk
 from rayrec.data.prepare import prepare
 from rayrec.errors import ClusterError, DataError, ModelError
 from rayrec.evaluation.evaluate import Measure, evaluate_here
@@ -25,7 +27,7 @@ from rayrec.recipe import Recipe
 from rayrec.recipe_files import parse_recipe
 from rayrec.training import train
 from rayrec.training.checkpoint import Checkpoint, Checkpoints, State
-from rayrec.training.job import TrainJob, best_epoch
+from rayrec.training.job import TrainJob, best_epoch, load
 from rayrec.training.optimizer import learning_rate
 from rayrec.training.progress import Position
 from rayrec.training.train import train_model, with_workers
@@ -71,6 +73,21 @@ def changed(job: TrainJob, model: dict[str, Any] = SASREC, **training: Any) -> T
 def losses(job: TrainJob, bundle: str) -> list[float]:
     metrics = Storage.read_json(job.storage, f"{bundle}/metrics.json")
     return [entry["loss"] for entry in metrics["history"]]
+
+
+def test_a_view_on_disk_teaches_what_one_in_memory_does(job: TrainJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    hstu = {"name": "hstu", "dim": 8, "blocks": 1, "heads": 1, "max_length": 4}
+    in_memory = train_model(changed(job, hstu), "in-memory", lambda _: None)
+    monkeypatch.setattr("rayrec.training.job.EVENT_BYTES", 1 << 20)
+    limited = changed(job, hstu, memory_mb=1)
+    assert isinstance(load(limited, 1e6)[0].fold(0).times, OnDisk)
+    assert train_model(limited, "on-disk", lambda _: None) == in_memory, "the digest of the same weights"
+
+
+def test_half_of_the_memory_is_the_workers(job: TrainJob) -> None:
+    (node,) = (node for node in ray.nodes() if node["Alive"])
+    assert train._memory(job.recipe, 2) == node["Resources"]["memory"] / 4
+    assert train._memory(changed(job, memory_mb=3).recipe, 2) == 3e6
 
 
 def test_a_model_trained_here_learns_and_answers(

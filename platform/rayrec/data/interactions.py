@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -34,23 +35,24 @@ def training_interactions(
     Raises:
         DataError: A part of the view is missing or was changed.
     """
-    trained = np.isin(sequences.folds, folds)
+    trained = partial(np.isin, sequences.folds, folds)
+    weighted = bool(open_view(dataset, view)["clean"]["weights"])
     return Interactions(
-        histories=sequences.histories.keep(trained),
+        histories=sequences.fold(*folds),
         num_items=len(sequences.item_keys),
-        weights=event_column(dataset, view, "weights", trained),
+        weights=event_column(dataset, view, "weights")[trained()] if weighted else None,
         item_features=item_features(dataset, view),
         user_features=user_features(dataset, view) if "user" in features else None,
-        context_features=context_features(dataset, view, trained) if "context" in features else None,
+        context_features=context_features(dataset, view, trained()) if "context" in features else None,
     )
 
 
-def event_column(
-    dataset: Dataset, view: str, column: str, chosen: np.ndarray | slice = slice(None)
-) -> np.ndarray | None:
-    """A column of the chosen events of a view, in the order of `Sequences`; None where the view has no such column."""
-    shards = [read_part(dataset.storage, shard) for shard in open_view(dataset, view)["shards"]]
-    if not shards or column not in shards[0].column_names:
-        return None
-    table = pa.concat_tables([shard.select(["user", column]) for shard in shards]).sort_by("user")
-    return np.asarray(table[column].combine_chunks().flatten().to_numpy()[chosen])
+def event_column(dataset: Dataset, view: str, column: str) -> np.ndarray:
+    """A column of a view's events, in the order of `Sequences`: ``[N]``.
+
+    Raises:
+        DataError: A part of the view is missing or was changed.
+    """
+    shards = [read_part(dataset.storage, shard, ["user", column]) for shard in open_view(dataset, view)["shards"]]
+    table = pa.concat_tables(shards).sort_by("user")
+    return np.asarray(table[column].combine_chunks().flatten().to_numpy())

@@ -28,7 +28,7 @@ from rayrec.data.passes import Row, Shared, from_bytes, parquet_bytes, part, run
 from rayrec.data.selection import Selection, count_items, item_counts, latest, select
 from rayrec.data.splits import FOLDS, TRAIN, Events, check_split, fixed_bounds, folds
 from rayrec.errors import DataError
-from rayrec.features.histories import Histories
+from rayrec.features.histories import Empty, Histories
 from rayrec.recipe import Recipe
 from rayrec.recipe_data import Data
 
@@ -37,7 +37,7 @@ HISTOGRAM_BINS = 1 << 16
 
 @dataclass(frozen=True)
 class Sequences:
-    """A view in memory.
+    """A view, its events in memory or on disk.
 
     Attributes:
         users: ``[U]`` int64, index of each user in the vocabulary.
@@ -45,6 +45,7 @@ class Sequences:
         folds: ``[N]`` int8, the fold of each event: 0 train, 1 validation, 2 test.
         item_indexes: ``[V]`` int64, index in the vocabulary of each item row from 1 on.
         item_keys: The key of each item row from 1 on.
+        empty: Makes arrays where those of the events are.
     """
 
     users: np.ndarray
@@ -52,10 +53,11 @@ class Sequences:
     folds: np.ndarray
     item_indexes: np.ndarray
     item_keys: list[str]
+    empty: Empty = np.empty
 
     def fold(self, *folds: int) -> Histories:
         """The events of these folds; users stay, if need be with none."""
-        return self.histories.keep(np.isin(self.folds, folds))
+        return self.histories.keep(self.folds, folds, self.empty)
 
 
 def build_view(recipe: Recipe, dataset: Dataset) -> str:
@@ -120,11 +122,17 @@ def open_view(dataset: Dataset, view: str) -> Json:
         raise DataError(f"Dataset '{dataset.name}' has no view {view}. Run `rayrec prepare` again.") from error
 
 
-def load_view(dataset: Dataset, view: str) -> Sequences:
-    """A whole view in memory, users in the order of their index.
+def load_view(dataset: Dataset, view: str, empty: Empty = np.empty) -> Sequences:
+    """A whole view, users in the order of their index.
+
+    Args:
+        dataset: The Dataset.
+        view: Digest of the view.
+        empty: Makes the arrays of its events: in memory by default, or `rayrec.data.on_disk.on_disk`.
 
     Raises:
         DataError: It is not there, or damaged.
+        StorageError: There is no room for it.
     """
     manifest = open_view(dataset, view)
     item_indexes = read_part(dataset.storage, manifest["items"], ["index"])["index"].to_numpy()
@@ -132,20 +140,52 @@ def load_view(dataset: Dataset, view: str) -> Sequences:
     rows = np.zeros(vocabulary.num_rows + 1, dtype=np.int64)
     rows[item_indexes] = np.arange(1, len(item_indexes) + 1)
     fold = f"fold_{manifest['split']['kind'].replace('-', '_')}"
-    timed = dataset.manifest["order"] == "timestamp"
-    columns = ["user", "items", fold, *(["timestamps"] if timed else [])]
-    shards = [read_part(dataset.storage, shard, columns) for shard in manifest["shards"]]
-    table = pa.concat_tables(shards).sort_by("user")
-    items = table["items"].combine_chunks()
-    times = table["timestamps"].combine_chunks().flatten().to_numpy() // 1000 if timed else None
-    keys = vocabulary["key"].take(pa.array(item_indexes - 1)).to_pylist()
+    columns = {"items": np.int64, fold: np.int8}
+    if dataset.manifest["order"] == "timestamp":
+        columns["timestamps"] = np.int64
+    users, offsets, places = _layout(dataset, manifest, fold)
+    events = {name: empty(int(offsets[-1]), dtype) for name, dtype in columns.items()}
+    written = 0
+    for shard in manifest["shards"]:
+        table = read_part(dataset.storage, shard, list(columns))
+        where = _spread(places[written : written + len(table)], table[fold].combine_chunks())
+        for name, array in events.items():
+            values = table[name].combine_chunks().flatten().to_numpy()
+            array[where] = rows[values] if name == "items" else values // 1000 if name == "timestamps" else values
+        written += len(table)
     return Sequences(
-        users=table["user"].to_numpy(),
-        histories=Histories.grouped(items.value_lengths().to_numpy(), rows[items.flatten().to_numpy()], times),
-        folds=table[fold].combine_chunks().flatten().to_numpy(),
+        users=users,
+        histories=Histories(offsets, events["items"], events.get("timestamps")),
+        folds=events[fold],
         item_indexes=item_indexes,
-        item_keys=keys,
+        item_keys=vocabulary["key"].take(pa.array(item_indexes - 1)).to_pylist(),
+        empty=empty,
     )
+
+
+def _layout(dataset: Dataset, manifest: Json, fold: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Where the events of each user go, when users stand in the order of their index.
+
+    Returns:
+        The users (``[U]`` int64, rising), their offsets (``[U + 1]`` int64), and where the events of each row of the
+        shards, one shard after the other, begin (``[U]`` int64).
+    """
+    # Folds are the shortest of what has an entry for each event.
+    tables = (read_part(dataset.storage, shard, ["user", fold]) for shard in manifest["shards"])
+    read = [(table["user"].to_numpy(), table[fold].combine_chunks().value_lengths().to_numpy()) for table in tables]
+    users, lengths = (np.concatenate(column) for column in zip(*read, strict=True))
+    order = np.argsort(users, kind="stable")
+    offsets = np.concatenate([[0], np.cumsum(lengths[order], dtype=np.int64)])
+    places = np.empty_like(users)
+    places[order] = offsets[:-1]
+    return users[order], offsets, places
+
+
+def _spread(places: np.ndarray, lists: pa.ListArray) -> np.ndarray:
+    """Where each value of lists goes, from where the first of each list does: ``[N]`` int64."""
+    lengths = lists.value_lengths().to_numpy().astype(np.int64)
+    before = np.cumsum(lengths) - lengths
+    return np.arange(lengths.sum()) + np.repeat(places - before, lengths)
 
 
 # ---- how a view is made

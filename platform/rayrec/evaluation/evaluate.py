@@ -114,9 +114,8 @@ def evaluate_here(measure: Measure, each: Each = here) -> Json:
         }
     if "test" not in results:
         raise DataError("evaluation: the view has no test events. Choose another data.split and prepare again.")
-    timed = dataset.manifest["order"] == "timestamp"
-    timestamps = event_column(dataset, measure.view, "timestamps") if timed else None
-    if timestamps is not None:
+    if dataset.manifest["order"] == "timestamp":
+        timestamps = event_column(dataset, measure.view, "timestamps")
         results["test"]["after_test"] = after_test(sequences, timestamps)
     return results
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -13,12 +13,14 @@ from rayrec.features.histories import Histories
 from rayrec.inference.inputs import Inputs
 from rayrec.inference.top_k import top_k_tensor
 from rayrec.metrics.ranks import rank_targets
-from rayrec.models.interactions import SparseRows
+from rayrec.models.interactions import SparseRows, blocks_of
 
 ScoreFunction = Callable[[Inputs], "np.ndarray | Tensor"]
 """A batch of requests to ``[B, V + 1]`` float32 scores, on any device."""
 
 LARGEST_BATCH = 256
+USERS_AT_A_TIME = 1 << 14
+"""Users whose whole past is looked at at once."""
 SCORES_AT_A_TIME = 1 << 25
 """128 MiB of float32: with a million items 33 users at a time, so that memory does not grow with the catalogue."""
 EVENTS_AT_A_TIME = 1 << 18
@@ -30,9 +32,10 @@ class HeldOut:
     """Users with their past and what they did next.
 
     Attributes:
-        past: What the model may see of each user, and what is removed from the ranking when seen items are.
-        future: The held-out events of the same users; none is empty.
-        users: ``[U]`` int64, their rows in the view.
+        past: Of everybody in the view, what the model may see, and what is removed from the ranking when seen items
+            are.
+        future: Of everybody in the view, the held-out events.
+        users: ``[U]`` int64, the rows in the view of those who have some.
         features: What else the model reads: a row for each of them, of the ``user``, and of the ``context`` of the
             first held-out event.
     """
@@ -45,8 +48,7 @@ class HeldOut:
     @classmethod
     def of(cls, past: Histories, future: Histories) -> HeldOut:
         """The users of a view with held-out events, from the two folds of all its users."""
-        users = np.flatnonzero(future.lengths)
-        return cls(past.of_users(users), future.of_users(users), users)
+        return cls(past, future, np.flatnonzero(future.lengths))
 
     def __len__(self) -> int:
         return len(self.users)
@@ -55,17 +57,17 @@ class HeldOut:
         """Some of these users."""
         places = np.arange(len(self))[places]
         features = {name: rows.take(places) for name, rows in self.features.items()}
-        return HeldOut(self.past.of_users(places), self.future.of_users(places), self.users[places], features)
+        return replace(self, users=self.users[places], features=features)
 
     def asked(self, places: np.ndarray, length: int) -> Inputs:
         """What some users are asked with: their latest events, at the moment of the first held-out one."""
-        past, everyone = self.past.of_users(places), np.arange(len(places))
+        past, future, users = self.past, self.future, self.users[places]
         features = {name: rows.dense(places) for name, rows in self.features.items()}
-        asked = {"history": past.last(everyone, length), **features}
-        if past.times is None or self.future.times is None:
+        asked = {"history": past.last(users, length), **features}
+        if past.times is None or future.times is None:
             return {**asked, "times": np.zeros((len(places), length + 1), np.int64)}
-        now = self.future.times[self.future.offsets[places]]
-        return {**asked, "times": np.column_stack([past.last_times(everyone, length), now])}
+        now = future.times[future.offsets[users]]
+        return {**asked, "times": np.column_stack([past.last_times(users, length), now])}
 
     def part(self, rank: int, size: int) -> HeldOut:
         """Every ``size``-th user from ``rank`` on."""
@@ -123,13 +125,13 @@ def rank_users(
         top: K, how many recommendations to keep of each user.
         exclude_seen: Remove the items of the past from the ranking.
     """
-    targets = _targets(held_out, exclude_seen)
+    targets, lengths = _targets(held_out, exclude_seen), held_out.past.lengths[held_out.users]
     users = np.flatnonzero(targets.lengths)
     width = max(1, int(targets.lengths.max(initial=0)))
     ranks = np.zeros((len(users), width), dtype=np.int64)
     recommended = np.zeros((len(users), top), dtype=np.int64)
-    for places in _batches(np.minimum(held_out.past.lengths[users], max_length), num_items + 1):
-        past, wanted = (histories.of_users(users[places]) for histories in (held_out.past, targets))
+    for places in _batches(np.minimum(lengths[users], max_length), num_items + 1):
+        past, wanted = held_out.past.of_users(held_out.users[users[places]]), targets.of_users(users[places])
         scores = torch.as_tensor(score(held_out.asked(users[places], min(max_length, _longest(past)))))
         excluded = _excluded(past, exclude_seen, scores.device)
         padded = torch.from_numpy(_padded(wanted, -1, _longest(wanted))).to(scores.device)
@@ -141,7 +143,7 @@ def rank_users(
         ranks,
         _padded(targets.of_users(users), 0, width),
         recommended,
-        held_out.past.lengths[users],
+        lengths[users],
         held_out.users[users],
     )
 
@@ -159,11 +161,17 @@ def _batches(lengths: np.ndarray, columns: int) -> Iterator[np.ndarray]:
 
 def _targets(held_out: HeldOut, exclude_seen: bool) -> Histories:
     """The distinct held-out items of each user, rising; without those they had, if those are excluded."""
-    highest = 1 + max(held_out.past.items.max(initial=0), held_out.future.items.max(initial=0))
-    pairs = np.unique(held_out.future.owners * highest + held_out.future.items)
-    if exclude_seen:
-        pairs = np.setdiff1d(pairs, held_out.past.owners * highest + held_out.past.items)
-    return Histories.grouped(np.bincount(pairs // highest, minlength=len(held_out)), pairs % highest)
+    lengths, items = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+    for block in blocks_of(len(held_out), USERS_AT_A_TIME):
+        users = held_out.users[block.start : block.stop]
+        past, future = held_out.past.of_users(users), held_out.future.of_users(users)
+        highest = 1 + max(past.items.max(initial=0), future.items.max(initial=0))
+        pairs = np.unique(future.owners * highest + future.items)
+        if exclude_seen:
+            pairs = np.setdiff1d(pairs, past.owners * highest + past.items)
+        lengths.append(np.bincount(pairs // highest, minlength=len(block)))
+        items.append(pairs % highest)
+    return Histories.grouped(np.concatenate(lengths), np.concatenate(items))
 
 
 def _padded(histories: Histories, padding: int, width: int) -> np.ndarray:

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+
+Empty = Callable[[int, npt.DTypeLike], np.ndarray]
+"""Makes an array of a length and dtype, for values that are then written to it: ``np.empty``, or one on disk."""
+
+AT_A_TIME = 1 << 20
+"""Events: what is done with all of them is done in blocks of so many, as they may not fit into memory."""
 
 
 @dataclass(frozen=True)
@@ -51,10 +59,31 @@ class Histories:
         """Events of each user: ``[U]`` int64."""
         return np.diff(self.offsets)
 
-    def keep(self, mask: np.ndarray) -> Histories:
-        """The events where ``mask`` (``[N]`` bool) holds; users stay, if need be with none."""
-        kept = np.concatenate([[0], np.cumsum(mask)])[self.offsets]
-        return Histories(kept.astype(np.int64), self.items[mask], None if self.times is None else self.times[mask])
+    def keep(self, labels: np.ndarray, wanted: Sequence[Any] = (True,), empty: Empty = np.empty) -> Histories:
+        """The events whose label (``[N]``) is one of those wanted; users stay, if need be with none.
+
+        Args:
+            labels: A label, such as a fold, of each event.
+            wanted: Which labels.
+            empty: Makes the arrays of what is kept.
+        """
+        blocks = [slice(first, first + AT_A_TIME) for first in range(0, len(self.items), AT_A_TIME)]
+        offsets, kept = np.empty_like(self.offsets), 0
+        for block in blocks:
+            before = np.concatenate([[kept], kept + np.cumsum(np.isin(labels[block], wanted))])
+            begin = slice(*np.searchsorted(self.offsets, [block.start, block.stop]))
+            offsets[begin], kept = before[self.offsets[begin] - block.start], before[-1]
+        offsets[self.offsets == len(self.items)] = kept
+        items = empty(kept, np.int64)
+        times = None if self.times is None else empty(kept, np.int64)
+        first = 0
+        for block in blocks:
+            mask = np.isin(labels[block], wanted)
+            to = slice(first, first := first + int(mask.sum()))
+            items[to] = self.items[block][mask]
+            if times is not None and self.times is not None:
+                times[to] = self.times[block][mask]
+        return Histories(offsets, items, times)
 
     def of_users(self, users: np.ndarray) -> Histories:
         """Some users (``[B]`` int64) alone, in the order given."""

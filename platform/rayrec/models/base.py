@@ -27,7 +27,7 @@ class Recommender(nn.Module, ABC):
     Attributes:
         exports: Whether `score` can be written as an ONNX graph; models with sparse matrices are served by torch.
         learns_from: What a training batch holds, for `GradientTrained` models: windows of ``sequences`` (see
-            `ResidentFeed`), or ``pairs`` of a user and an item they had (see `PairFeed`).
+            `SequenceFeed`), or ``pairs`` of a user and an item they had (see `PairFeed`).
         features: What it reads besides histories and times: features of the ``user``, of the ``context``.
         transient: Names of submodules that only training needs: left out of bundles.
     """

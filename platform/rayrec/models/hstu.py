@@ -20,10 +20,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rayrec.features.histories import Histories
+from rayrec.features.histories import AT_A_TIME, Histories
 from rayrec.models.checks import require
 from rayrec.models.embedding import EmbeddingTable, NormalizedTable, ReplicatedTable
-from rayrec.models.interactions import Interactions
+from rayrec.models.interactions import Interactions, blocks_of
 from rayrec.models.sequence import SequenceModel, until_the_end
 
 LARGEST = 16_384
@@ -225,8 +225,12 @@ def bucketed(gaps: Tensor) -> Tensor:
 
 def longest_gap(histories: Histories, max_length: int) -> int:
     """The longest gap in seconds between an event and one that is at most ``max_length`` events later."""
-    if histories.times is None or not len(histories.times):
-        return 0
-    latest = np.repeat(histories.offsets[1:] - 1, histories.lengths)  # [N], the last event of the same user
-    later = np.minimum(np.arange(len(latest)) + max_length, latest)
-    return int((histories.times[later] - histories.times).max())
+    times, longest = histories.times, 0
+    if times is None:
+        return longest
+    for block in blocks_of(len(times), AT_A_TIME):
+        places = np.arange(block.start, block.stop)
+        last = histories.offsets[np.searchsorted(histories.offsets, places, side="right")] - 1
+        later = np.minimum(places + max_length, last)
+        longest = max(longest, int((times[later] - times[places]).max()))
+    return longest

@@ -9,7 +9,7 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 
-from rayrec.features.histories import Histories
+from rayrec.features.histories import AT_A_TIME, Histories
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -95,7 +95,10 @@ class Interactions:
     @property
     def counts(self) -> np.ndarray:
         """Events of each item row: ``[num_items + 1]`` int64."""
-        return np.bincount(self.histories.items, minlength=self.num_items + 1)
+        items, counts = self.histories.items, np.zeros(self.num_items + 1, np.int64)
+        for block in blocks_of(len(items), AT_A_TIME):
+            counts += np.bincount(items[block.start : block.stop], minlength=self.num_items + 1)
+        return counts
 
     @cached_property
     def matrix(self) -> SparseRows:

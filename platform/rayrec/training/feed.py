@@ -65,6 +65,10 @@ class Part:
         """The same on a device."""
         return Part(**{name: value.to(device, non_blocking=True) for name, value in self.tensors().items()})
 
+    def pinned(self) -> Part:
+        """The same in memory that a GPU copies from by itself."""
+        return Part(**{name: value.pin_memory() for name, value in self.tensors().items()})
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -100,11 +104,11 @@ def feed_for(model: Recommender, interactions: Interactions, settings: Optimizat
         return PairFeed(histories, settings.batch_size, settings.seed)
     users = interactions.user_features if "user" in model.features else None
     context = interactions.context_features if "context" in model.features else None
-    return ResidentFeed(histories, model.max_length, settings, overhead, users, context)
+    return SequenceFeed(histories, model.max_length, settings, overhead, users, context)
 
 
-class ResidentFeed:
-    """Batches of next-item prediction from sequences held in memory.
+class SequenceFeed:
+    """Batches of next-item prediction from sequences held in memory or on disk.
 
     Each user with at least two training events is in exactly one batch an epoch, on exactly one worker, with a window
     of ``max_length + 1`` events: the latest, or for a share of the users with more events, drawn anew each epoch, one

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy as np
 from rayrec.artifacts import Json, Storage
 from rayrec.data.dataset import Dataset, open_dataset
 from rayrec.data.interactions import training_interactions
+from rayrec.data.on_disk import on_disk
 from rayrec.data.splits import FOLDS, TRAIN
 from rayrec.data.user_features import feature_digests
 from rayrec.data.views import Sequences, load_view, open_view
@@ -20,6 +22,10 @@ from rayrec.models.interactions import Interactions
 from rayrec.models.registry import model_class
 from rayrec.recipe import Recipe
 from rayrec.training.warm_start import Parent
+
+
+EVENT_BYTES = 49
+"""Item and time of an event three times, as it is in the view, learnt from and held out or before what is; its fold."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +67,7 @@ class TrainJob:
         How many workers there are does, in what they draw: an interrupted training may go on with more or fewer.
         """
         settings: Json = self.recipe.sections("training")["training"]
-        for name in ("refit", "checkpoint_steps", "workers", "min_workers", "gpus"):
+        for name in ("refit", "checkpoint_steps", "workers", "min_workers", "memory_mb", "gpus"):
             del settings[name]
         settings["warm_start"] = self.parent and self.parent.bundle
         return {**settings, "folds": list(self.folds), "stopped_after": self.epochs}
@@ -73,10 +79,18 @@ def best_epoch(storage: Storage, bundle: str) -> int | None:
     return epoch
 
 
-def load(job: TrainJob) -> tuple[Sequences, Dataset]:
-    """The view and its Dataset."""
+def load(job: TrainJob, memory: float = math.inf) -> tuple[Sequences, Dataset]:
+    """The view and its Dataset.
+
+    Args:
+        job: What to train on what.
+        memory: Bytes that the view's events may take. If they take more they are on disk, whatever is made of them too;
+            but not for a model that learns from pairs, whose order takes as much memory as they do.
+    """
     dataset = open_dataset(job.storage, *job.dataset_version)
-    return load_view(dataset, job.view), dataset
+    events = open_view(dataset, job.view)["counts"]["events"]
+    in_memory = events * EVENT_BYTES <= memory or model_class(job.recipe.model.name).learns_from == "pairs"
+    return load_view(dataset, job.view, np.empty if in_memory else on_disk), dataset
 
 
 def publish(job: TrainJob, model: Recommender, sequences: Sequences, dataset: Dataset, metrics: Json) -> str:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterator
 from contextlib import nullcontext
+from dataclasses import replace
+from functools import partial
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -14,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from rayrec.errors import ModelError
 from rayrec.models.optimization import Optimization
+from rayrec.training.ahead import ahead
 from rayrec.training.feed import Batch, Feed
 from rayrec.training.laps import Laps
 from rayrec.training.optimizer import learning_rate
@@ -53,6 +58,7 @@ class Steps:
         self._shared = wrapped if isinstance(wrapped, DistributedDataParallel) else None
         self._feed = feed
         self._plan = feed.plan(run.progress.epoch)
+        self._batches = self._ahead()
         self._total = feed.steps * run.settings.epochs
         self._weights = list(run.model.parameters())
         self._laps = Laps(run.world.device)
@@ -134,9 +140,8 @@ class Steps:
         run, world, pieces = self._run, self._run.world, self._run.settings.accumulate
         loss = torch.zeros((), dtype=torch.float64, device=world.device)
         for piece in range(pieces):
-            worker, workers = world.rank + piece * world.size, world.size * pieces
-            _seed(run.settings.seed, run.progress.epoch, step, worker)
-            batch = self._feed.batch(self._plan, step, worker, workers)
+            _seed(run.settings.seed, run.progress.epoch, step, world.rank + piece * world.size)
+            batch = next(self._batches)
             parts = [part.to(world.device) for part in batch.parts]
             self._laps.end("data")
             with self._exchange(last=piece == pieces - 1):
@@ -154,6 +159,20 @@ class Steps:
                 table.grad = world.sum_rows(table.grad) / world.size
         self._laps.end("backward")
         return loss, batch.global_targets
+
+    def _ahead(self) -> Iterator[Batch]:
+        """This worker's pieces of the steps that are left, each made while the one before is worked out."""
+        world, pieces, feed, plan = self._run.world, self._run.settings.accumulate, self._feed, self._plan
+        on_gpu = world.device.type == "cuda"
+
+        def make(place: tuple[int, int]) -> Batch:
+            step, piece = place
+            batch = feed.batch(plan, step, world.rank + piece * world.size, world.size * pieces)
+            return replace(batch, parts=tuple(part.pinned() for part in batch.parts)) if on_gpu else batch
+
+        places = product(range(self._run.progress.step, feed.steps), range(pieces))
+        # Pinned in a thread that was told of no device, memory would be of the first GPU.
+        return ahead(make, places, partial(torch.cuda.set_device, world.device) if on_gpu else None)
 
     def _exchange(self, last: bool) -> Any:
         """Workers exchange gradients with the last piece."""

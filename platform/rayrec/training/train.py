@@ -219,7 +219,7 @@ def _train_here(job: TrainJob, checkpoints: Checkpoints, reports: Any) -> str | 
     (threads,) = _of_first(world, threads)
     threads = ray.get(reports.begin.remote(world.rank, position, threads))
     torch.set_num_threads(threads)
-    sequences, dataset = load(job)
+    sequences, dataset = load(job, _memory(recipe, context.get_local_world_size()))
     torch.manual_seed(recipe.training.seed)
     model = model_class(recipe.model.name)(recipe.model.config, len(sequences.item_keys))
     observed = interactions(job, sequences)
@@ -247,6 +247,15 @@ def _train_here(job: TrainJob, checkpoints: Checkpoints, reports: Any) -> str | 
         return None
     model.load_state_dict(best.state)
     return publish(job, model, sequences, dataset, _training_metrics(run, threads))
+
+
+def _memory(recipe: Recipe, workers: int) -> float:
+    """Bytes that the events may take in each of the workers of this machine."""
+    if recipe.training.memory_mb is not None:
+        return recipe.training.memory_mb * 1e6
+    here = ray.get_runtime_context().get_node_id()
+    (node,) = (node for node in ray.nodes() if node["NodeID"] == here)
+    return float(node["Resources"].get("memory", math.inf)) / 2 / workers
 
 
 @contextmanager

@@ -1,0 +1,64 @@
+"""Arrays too large for memory: in files of this machine, of which no more is held than was asked for last."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import tempfile
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rayrec.errors import StorageError
+
+
+class OnDisk(np.ndarray):
+    """An array in a file. What is read of it is a copy, after which its pages may leave memory again."""
+
+    pages: mmap.mmap
+
+    def __array_finalize__(self, whole: np.ndarray | None) -> None:
+        if isinstance(whole, OnDisk):
+            self.pages = whole.pages
+
+    def __getitem__(self, where: Any) -> Any:
+        found = np.array(super().__getitem__(where))[()]
+        self._forget()
+        return found
+
+    def __setitem__(self, where: Any, values: Any) -> None:
+        # Of a subclass numpy writes to what `__getitem__` returns, which is a copy here.
+        self.view(np.ndarray)[where] = values
+        self._forget()
+
+    def _forget(self) -> None:
+        # Of a file's pages nothing is lost by it: what was written is the kernel's to bring to the disk.
+        self.pages.madvise(mmap.MADV_DONTNEED)
+
+
+def on_disk(length: int, dtype: npt.DTypeLike) -> np.ndarray:
+    """An array of zeros in the folder for temporary files (``TMPDIR``).
+
+    The file has no name: its room is free again when the array or the process is gone.
+
+    Raises:
+        StorageError: There is no room for it.
+    """
+    if not length:
+        return np.empty(0, dtype)
+    size = length * np.dtype(dtype).itemsize
+    with tempfile.TemporaryFile(prefix="rayrec-") as file:
+        try:
+            # A disk that is found full only when a page is written to ends the process.
+            os.posix_fallocate(file.fileno(), 0, size)
+        except OSError as error:
+            raise StorageError(
+                f"There is no room for {size / 1e9:,.1f} GB of a view's events in {tempfile.gettempdir()} "
+                f"({error.strerror}). Set TMPDIR to a folder on a larger disk, or raise training.memory_mb, with which "
+                "they are held in memory."
+            ) from error
+        pages = mmap.mmap(file.fileno(), size)
+    array = np.frombuffer(pages, dtype).view(OnDisk)
+    array.pages = pages
+    return array
