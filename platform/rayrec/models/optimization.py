@@ -42,7 +42,9 @@ class Optimization:
             the update, which is counted. To skip, a GPU is waited for at each step.
         patience: Stop after so many epochs without a better validation metric.
         metric: The validation metric that is watched.
-        precision: ``bf16`` runs forward and backward under autocast on a GPU; ``auto`` does so where there is one.
+        precision: ``bf16`` and ``fp16`` run forward and backward under autocast, weights stay fp32; ``auto`` is bf16 on
+            a GPU and fp32 on a CPU. ``fp16``, for GPUs without bf16, scales the loss, so that small gradients are not
+            lost; a step in which the scale proves too large is passed over and counted.
         random_windows: Share of the histories longer than ``max_length`` that are cut at a random event instead of at
             the latest, drawn anew each epoch; 0 learns from everybody's latest events only.
         checkpoint_steps: Where an epoch takes long: write a checkpoint after so many of its steps too. By default only
@@ -70,7 +72,7 @@ class Optimization:
     nonfinite: Literal["stop", "skip"] = "stop"
     patience: int = 10
     metric: str = "ndcg@10"
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     random_windows: float = 0.5
     checkpoint_steps: int | None = None
     objective: Objective = field(default_factory=Objective)

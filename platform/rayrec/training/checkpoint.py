@@ -44,17 +44,19 @@ class Checkpoint:
         states: By file: the weights of the ``last`` step, their ``average`` where one is kept, those of the ``best``
             epoch, and what the ``optimizer`` remembers.
         progress: `Progress`.
+        scaler: The scale of the loss, and since when; empty where it is not scaled.
     """
 
     states: dict[str, State]
     progress: Json
+    scaler: Json
 
     @classmethod
     def of(cls, run: Run, best: State) -> Checkpoint:
         """Where ``run`` stands, and the state of the model at its best epoch."""
         average = {"average": snapshot(run.average.model)} if run.average else {}
         states = {"last": snapshot(run.model), **average, "best": best, "optimizer": run.optimizer.state_dict()}
-        return cls(states, copy.deepcopy(dataclasses.asdict(run.progress)))
+        return cls(states, copy.deepcopy(dataclasses.asdict(run.progress)), run.scaler.state_dict())
 
     @property
     def position(self) -> Position:
@@ -67,6 +69,7 @@ class Checkpoint:
         for name, state in self.states.items():
             save_file(state, folder / f"{name}.safetensors")
         (folder / "progress.json").write_text(json.dumps(self.progress), encoding="utf-8")
+        (folder / "scaler.json").write_text(json.dumps(self.scaler), encoding="utf-8")
 
 
 def load_checkpoint(run: Run, folder: Path) -> State:
@@ -77,6 +80,7 @@ def load_checkpoint(run: Run, folder: Path) -> State:
     run.optimizer.load_state_dict(load_file(folder / "optimizer.safetensors"))
     for field, value in json.loads((folder / "progress.json").read_text(encoding="utf-8")).items():
         setattr(run.progress, field, value)
+    run.scaler.load_state_dict(json.loads((folder / "scaler.json").read_text(encoding="utf-8")))
     return load_file(folder / "best.safetensors")
 
 

@@ -23,7 +23,6 @@ from rayrec.models.registry import model_class
 from rayrec.recipe import Recipe
 from rayrec.training.warm_start import Parent
 
-
 EVENT_BYTES = 49
 """Item and time of an event three times, as it is in the view, learnt from and held out or before what is; its fold."""
 

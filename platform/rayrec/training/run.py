@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
+
 from rayrec.models.base import Recommender
 from rayrec.models.interactions import Interactions
 from rayrec.models.optimization import Optimization
@@ -24,6 +26,7 @@ class Run:
     """Everything a training run holds; `train` shows it to who writes checkpoints and reports.
 
     Attributes:
+        scaler: Scales the loss, where gradients are of fp16; else it does nothing.
         after_step: Called after each step.
     """
 
@@ -33,6 +36,7 @@ class Run:
     settings: Optimization
     world: World
     progress: Progress
+    scaler: torch.amp.GradScaler
     average: Average | None = None
     after_step: Callable[[], None] = _nothing
 
@@ -65,4 +69,5 @@ def start(
     if settings.table_optimizer == "row-wise-adagrad":
         learning.keep_sparse()
     average = Average(model, settings.averaging) if settings.averaging else None
-    return Run(model, learning, build_optimizer(model, settings), settings, world, Progress(), average)
+    scaler = torch.amp.GradScaler(world.device.type, enabled=settings.precision == "fp16")
+    return Run(model, learning, build_optimizer(model, settings), settings, world, Progress(), scaler, average)

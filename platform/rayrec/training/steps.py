@@ -9,7 +9,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from itertools import product
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -70,7 +70,7 @@ class Steps:
         self._norm = torch.tensor(sums.get("gradient_norm", 0.0), dtype=torch.float64, device=device)
         self._first_bad = torch.tensor(-1, device=device)
         # Where nothing has to wait for it, or it decides what happens next.
-        self._looks_at_once = device.type == "cpu" or run.settings.nonfinite == "skip"
+        self._looks_at_once = device.type == "cpu" or run.settings.nonfinite == "skip" or run.scaler.is_enabled()
 
     def take(self) -> None:
         """The next step.
@@ -83,6 +83,7 @@ class Steps:
         count = progress.epoch * self._feed.steps + step
         rate = learning_rate(count, self._total, run.settings)
         loss, targets = self._gradients(step)
+        run.scaler.unscale_(cast("torch.optim.Optimizer", run.optimizer))
         norm = clip_gradients(self._weights, run.settings.clip)
         if self._usable(step, norm):
             for group in run.optimizer.param_groups:
@@ -93,6 +94,7 @@ class Steps:
             self._loss += loss
             self._norm += norm
             progress.sums["tokens"] = progress.sums.get("tokens", 0) + targets
+        run.scaler.update()
         run.optimizer.zero_grad(set_to_none=True)
         progress.step, progress.sums["learning_rate"] = step + 1, rate
         self._laps.end("optimizer")
@@ -151,7 +153,7 @@ class Steps:
                 # DistributedDataParallel averages gradients; times the number of workers, that is their sum. A loss
                 # that is no number makes gradients of none, by which all workers know of it.
                 scale = world.size / max(1, batch.global_targets)
-                (found * torch.where(found.detach().isfinite(), scale, torch.nan)).backward()
+                run.scaler.scale(found * torch.where(found.detach().isfinite(), scale, torch.nan)).backward()
             self._laps.end("backward")
             loss += found.detach()
         for table in run.learner.sparse_tables:
@@ -186,7 +188,8 @@ class Steps:
             return True
         if norm.isfinite():
             return True
-        if self._run.settings.nonfinite == "stop":
+        # That is also how a scale shows to be too large; when there is none, or none left, it is not the scale.
+        if self._run.settings.nonfinite == "stop" and self._run.scaler.get_scale() <= 1:
             raise self._diverged(f"the norm of the gradient became {float(norm)}", step)
         self._run.progress.sums["skipped"] = self._run.progress.sums.get("skipped", 0) + 1
         return False
@@ -219,9 +222,10 @@ def clip_gradients(weights: list[nn.Parameter], largest: float) -> Tensor:
 
 
 def autocast(device: torch.device, settings: Optimization) -> Any:
-    """bf16 on a GPU, unless the settings say fp32; fp32 on a CPU, unless they say bf16."""
-    wanted = settings.precision == "bf16" or (settings.precision == "auto" and device.type == "cuda")
-    return torch.autocast(device.type, torch.bfloat16) if wanted else nullcontext()
+    """What the settings say; where they leave it open, bf16 on a GPU and fp32 on a CPU."""
+    chosen = settings.precision if settings.precision != "auto" else "bf16" if device.type == "cuda" else "fp32"
+    half = {"bf16": torch.bfloat16, "fp16": torch.float16}
+    return torch.autocast(device.type, half[chosen]) if chosen in half else nullcontext()
 
 
 def _seed(*parts: int) -> None:
