@@ -1,9 +1,9 @@
-"""Ten kills: of a training worker, of a node, of the driver, at random moments of a run on three nodes.
+"""Twelve faults: a training worker, a node or the driver is killed, or a node is taken away with notice.
 
     make bench-faults
-    .venv/bin/python benchmarks/faults.py --kills 10 --seed 0 --json build/faults.json
+    .venv/bin/python benchmarks/faults.py --kills 12 --seed 0 --json build/faults.json
 
-Two workers train on two nodes that share an S3 server (moto's, on this machine) and nothing else. After each kill the
+They come at random moments. Two workers train on two nodes that share an S3 server (moto's, on this machine) and nothing else. After each the
 weights must be, byte for byte, those of the run that nothing happened to. A killed driver is run again with the same
 command; a killed node is replaced by an empty one. Prints one table and writes JSON.
 """
@@ -38,6 +38,9 @@ from rayrec.artifacts import Storage
 EPOCHS = 40
 MODEL = {"name": "sasrec", "dim": 32, "blocks": 2, "max_length": 12, "dropout": 0.2}
 TRAINING = {"epochs": EPOCHS, "batch_size": 4, "learning_rate": 0.001, "patience": EPOCHS, "gpus": "no", "workers": 2}
+KINDS = ("worker", "node", "driver", "notice")
+NOTICE = 4
+"""Seconds that a node is told of its end before."""
 STORAGE = "s3://rayrec/faults"
 
 
@@ -89,6 +92,8 @@ class Experiment:
             driver = self._begin()
         elif kind == "node":
             self._nodes.kill_node()
+        elif kind == "notice":
+            self._nodes.reclaim_node(NOTICE)
         else:
             self._nodes.kill_worker()
         code = driver.finish()
@@ -120,7 +125,7 @@ def object_store() -> dict[str, str]:
 def main() -> None:
     """Run, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=10)
+    parser.add_argument("--kills", type=int, default=12)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, default=Path("build/faults.json"))
     arguments = parser.parse_args()
@@ -140,7 +145,8 @@ def main() -> None:
             storage.remove("stages/train")
             seconds = experiment.undisturbed()
             outcomes = [
-                experiment.disturbed(kind) for kind in islice(cycle(["worker", "node", "driver"]), arguments.kills)
+                experiment.disturbed(kind)
+                for kind in islice(cycle(KINDS), arguments.kills)
             ]
     show(outcomes, seconds)
     arguments.json.parent.mkdir(parents=True, exist_ok=True)

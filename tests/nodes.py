@@ -108,6 +108,15 @@ class Nodes:
         self._ask("kill", node)
         self.add()
 
+    def reclaim_node(self, seconds: int) -> None:
+        """Announce that a node that trains is taken away in so many seconds, do so, and let a new one join."""
+        node = random.choice(sorted(self.training_workers().values()))
+        self._ask("drain", node, seconds)
+        time.sleep(seconds)  # the notice
+        del self._raylets[node]
+        self._ask("kill", node)
+        self.add()
+
     def kill_head(self) -> None:
         """SIGKILL everything on the head, where drivers are."""
         self._ask("kill", 0)
@@ -134,7 +143,9 @@ def _hold(calls: Connection, shared: dict[str, str]) -> None:
     while (call := calls.recv())[0] != "end":
         verb, number, *environment = call
         try:
-            if verb == "kill":
+            if verb == "drain":
+                calls.send(_drain(cluster.address, nodes[number].node_id, *environment))
+            elif verb == "kill":
                 if number in nodes:
                     _kill(cluster, nodes.pop(number))
                 calls.send(None)
@@ -145,6 +156,17 @@ def _hold(calls: Connection, shared: dict[str, str]) -> None:
                 calls.send(raylet if number else cluster.address)
         except Exception as error:
             calls.send(error)
+
+
+def _drain(address: str, node: str, seconds: int) -> None:
+    """What Ray's autoscaler does when a provider announces that it takes a machine away."""
+    from ray._raylet import GcsClient
+    from ray.core.generated.autoscaler_pb2 import DRAIN_NODE_REASON_PREEMPTION
+
+    deadline = int((time.time() + seconds) * 1000)
+    accepted, reason = GcsClient(address=address).drain_node(node, DRAIN_NODE_REASON_PREEMPTION, "test", deadline)
+    if not accepted:
+        raise RuntimeError(reason)
 
 
 def _kill(cluster: Any, node: Any) -> None:

@@ -22,6 +22,11 @@ from rayrec.training.run import Run
 from rayrec.training.steps import Steps
 
 
+def _never() -> bool:
+    """No notice."""
+    return False
+
+
 def train(
     run: Run,
     feed: Feed,
@@ -29,6 +34,7 @@ def train(
     after_epoch: Callable[[Run], None],
     epochs: int | None = None,
     amid_epoch: Callable[[Run], None] | None = None,
+    notice: Callable[[], bool] = _never,
 ) -> Progress:
     """Train until the epochs are done or the validation metric no longer rises.
 
@@ -39,7 +45,10 @@ def train(
         after_epoch: Called on every worker after each epoch; ``best_epoch == epoch`` in its progress marks a new best.
         epochs: Stop after so many, on the schedule of all that the settings say: the path of a longer training, up to
             there. By default all.
-        amid_epoch: Called on every worker after each ``checkpoint_steps`` steps of an epoch but its last.
+        amid_epoch: Called on every worker after each ``checkpoint_steps`` steps of an epoch but its last, and after
+            those with a ``notice``.
+        notice: Called on every worker after each step but an epoch's last, with the same answer: whether this is no
+            time to wait with a checkpoint.
 
     Raises:
         DataError: There is nothing to train on.
@@ -55,7 +64,7 @@ def train(
     last = settings.epochs if epochs is None else epochs
     wrapped = shared(run)
     while progress.epoch < last and progress.epoch - progress.best_epoch < settings.patience:
-        _epoch(run, wrapped, feed, amid_epoch)
+        _epoch(run, wrapped, feed, amid_epoch, notice)
         began = time.perf_counter()
         metrics = validate(run.judged.eval())
         if math.isnan(metrics.get(settings.metric, 0.0)):
@@ -89,13 +98,15 @@ def shared(run: Run) -> nn.Module:
     return DistributedDataParallel(run.learner, forward_sync_buffers=False)
 
 
-def _epoch(run: Run, wrapped: nn.Module, feed: Feed, amid_epoch: Callable[[Run], None] | None) -> None:
+def _epoch(
+    run: Run, wrapped: nn.Module, feed: Feed, amid_epoch: Callable[[Run], None] | None, notice: Callable[[], bool]
+) -> None:
     """What is left of one pass over the users."""
     run.model.train()
     steps, every, progress = Steps(run, wrapped, feed), run.settings.checkpoint_steps, run.progress
     while progress.step < feed.steps:
         steps.take()
-        if amid_epoch and every and progress.step % every == 0 and progress.step < feed.steps:
+        if amid_epoch and progress.step < feed.steps and (notice() or (every and progress.step % every == 0)):
             steps.sum_up()
             began = time.perf_counter()
             amid_epoch(run)

@@ -40,6 +40,7 @@ from rayrec.training.feed import feed_for
 from rayrec.training.fit import fit_here
 from rayrec.training.job import TrainJob, interactions, load, publish
 from rayrec.training.loop import train
+from rayrec.training.preemption import Notice
 from rayrec.training.profiling import profiled
 from rayrec.training.progress import MEASURED, Metrics, Position
 from rayrec.training.reports import reporter
@@ -242,6 +243,7 @@ def _train_here(job: TrainJob, checkpoints: Checkpoints, reports: Any) -> str | 
             lambda run: _after_epoch(run, best, writer, reports),
             job.epochs,
             lambda run: _amid_epoch(run, best, writer),
+            Notice(world).given,
         )
     if world.rank:
         return None
