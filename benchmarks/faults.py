@@ -3,9 +3,9 @@
     make bench-faults
     .venv/bin/python benchmarks/faults.py --kills 12 --seed 0 --json build/faults.json
 
-They come at random moments. Two workers train on two nodes that share an S3 server (moto's, on this machine) and nothing else. After each the
-weights must be, byte for byte, those of the run that nothing happened to. A killed driver is run again with the same
-command; a killed node is replaced by an empty one. Prints one table and writes JSON.
+They come at random moments. Two workers train on two nodes that share an S3 server (moto's, on this machine) and
+nothing else. After each the weights must be, byte for byte, those of the run that nothing happened to. A killed driver
+is run again with the same command; a lost node is replaced by an empty one. Prints one table and writes JSON.
 """
 
 from __future__ import annotations
@@ -144,10 +144,7 @@ def main() -> None:
             # Again, with everything prepared: this is what the others are measured against.
             storage.remove("stages/train")
             seconds = experiment.undisturbed()
-            outcomes = [
-                experiment.disturbed(kind)
-                for kind in islice(cycle(KINDS), arguments.kills)
-            ]
+            outcomes = [experiment.disturbed(kind) for kind in islice(cycle(KINDS), arguments.kills)]
     show(outcomes, seconds)
     arguments.json.parent.mkdir(parents=True, exist_ok=True)
     result = {"undisturbed_seconds": seconds, "weights": experiment.weights, "runs": [asdict(o) for o in outcomes]}
