@@ -134,11 +134,16 @@ def train(
     if profile and not profile.absolute().parent.is_dir():
         raise typer.BadParameter(f"there is no folder {profile.absolute().parent}", param_hint="--profile")
 
+    places: list[str] = []
+
     def stages(pipeline: Pipeline) -> None:
         pipeline.profile = profile
-        pipeline.train(*pipeline.prepare())
+        trained = pipeline.train(*pipeline.prepare())
+        places.append(pipeline.storage.url(trained.served["main"]))
 
     _run_stages(recipe, overrides, data, resume, as_json, verbose, stages)
+    if not as_json:
+        typer.echo(f"Model     {places[0]}")
 
 
 @app.command()

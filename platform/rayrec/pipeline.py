@@ -66,7 +66,16 @@ class Pipeline(Stages):
     profile: Path | None = None
 
     def prepare(self) -> tuple[Dataset, str]:
-        """Logs -> Dataset and view."""
+        """Logs -> Dataset and view.
+
+        Raises:
+            RecipeError: The model begins with no weights, but is to begin with those of another.
+        """
+        if self.recipe.training.warm_start is not None and issubclass(model_class(self.recipe.model.name), Fitted):
+            raise RecipeError(
+                f"training.warm_start: '{self.recipe.model.name}' is fitted to all events at once, and begins with no "
+                "weights. Leave the setting out."
+            )
         provide(self.recipe, self.storage)
         data = self.recipe.data
         tables = [*data.sources, *([data.items] if data.items else []), *([data.users] if data.users else [])]
@@ -176,11 +185,6 @@ class Pipeline(Stages):
         reference = self.recipe.training.warm_start
         if reference is None:
             return None
-        if issubclass(model_class(self.recipe.model.name), Fitted):
-            raise RecipeError(
-                f"training.warm_start: '{self.recipe.model.name}' is fitted to all events at once, and begins with no "
-                "weights. Leave the setting out."
-            )
         try:
             registered = find_release(reference)
         except ModelError as error:

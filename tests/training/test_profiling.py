@@ -10,6 +10,7 @@ from tests.running import begin, feed, nothing, rising, settings
 
 from rayrec.training.loop import train
 from rayrec.training.profiling import STEPS, WARM_UP, profiled
+from rayrec.training.progress import PHASES
 
 
 def test_the_steps_after_the_first_are_recorded_in_chromes_format(tmp_path: Path) -> None:
@@ -21,6 +22,7 @@ def test_the_steps_after_the_first_are_recorded_in_chromes_format(tmp_path: Path
     steps = {name for name in names if name.startswith("ProfilerStep#")}
     assert steps == {f"ProfilerStep#{number}" for number in range(WARM_UP, WARM_UP + STEPS)}
     assert any("attention" in name for name in names)
+    assert set(PHASES) <= set(names), "what the time of an epoch is told by"
     assert run.progress.epoch == 3, "what is recorded is the run itself"
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.profiler import record_function
 
 from rayrec.errors import ModelError
 from rayrec.models.optimization import Optimization
@@ -88,9 +89,10 @@ class Steps:
         if self._usable(step, norm):
             for group in run.optimizer.param_groups:
                 group["lr"] = rate * group["lr_scale"]
-            run.optimizer.step()
-            if run.average:
-                run.average.update(count)
+            with record_function("optimizer"):
+                run.optimizer.step()
+                if run.average:
+                    run.average.update(count)
             self._loss += loss
             self._norm += norm
             progress.sums["tokens"] = progress.sums.get("tokens", 0) + targets
@@ -143,17 +145,19 @@ class Steps:
         loss = torch.zeros((), dtype=torch.float64, device=world.device)
         for piece in range(pieces):
             _seed(run.settings.seed, run.progress.epoch, step, world.rank + piece * world.size)
-            batch = next(self._batches)
-            parts = [part.to(world.device) for part in batch.parts]
+            with record_function("data"):
+                batch = next(self._batches)
+                parts = [part.to(world.device) for part in batch.parts]
             self._laps.end("data")
             with self._exchange(last=piece == pieces - 1):
-                with autocast(world.device, run.settings):
+                with record_function("forward"), autocast(world.device, run.settings):
                     found: Tensor = self._wrapped(parts)
                 self._laps.end("forward")
                 # DistributedDataParallel averages gradients; times the number of workers, that is their sum. A loss
                 # that is no number makes gradients of none, by which all workers know of it.
                 scale = world.size / max(1, batch.global_targets)
-                run.scaler.scale(found * torch.where(found.detach().isfinite(), scale, torch.nan)).backward()
+                with record_function("backward"):
+                    run.scaler.scale(found * torch.where(found.detach().isfinite(), scale, torch.nan)).backward()
             self._laps.end("backward")
             loss += found.detach()
         for table in run.learner.sparse_tables:
