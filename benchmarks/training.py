@@ -1,12 +1,16 @@
-"""What training costs beside its steps: large tables on two workers, Ray Train around the loop, events on disk.
+"""What training costs beside its steps: several workers, large tables, Ray Train around the loop, events on disk.
 
     .venv/bin/python benchmarks/training.py tables --items 2000000 --dim 64 --repeat 3 --json build/tables.json
     RAYREC_BENCH_DATA=DATA .venv/bin/python benchmarks/training.py ray --repeat 3 --json build/ray.json
+    .venv/bin/python benchmarks/training.py workers --repeat 3 --json build/workers.json
     .venv/bin/python benchmarks/training.py streamed --users 10000 40000 160000 --repeat 3 --json build/streamed.json
 
 `tables`: a step of SASRec with in-batch negatives and row-wise Adagrad, two gloo processes of one thread each, on
 made-up histories. Sparse and dense gradients of the item table take turns. Bytes are what the loopback interface
 carried. Needs no Ray.
+
+`workers`: a step of SASRec (64 numbers an item, two blocks, 128 users with 200 targets each) on one to four gloo
+processes of one thread each, of which this machine should have cores for. Needs no Ray.
 
 `ray`: epochs of SASRec (64 numbers an item, two blocks, one thread) on MovieLens 1M, by one worker of Ray Train and by
 the same loop in a process that knows no Ray. An epoch is its steps, its validation and what it waits for checkpoints.
@@ -29,7 +33,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,35 +56,55 @@ from rayrec.training.world import World
 if TYPE_CHECKING:
     from rayrec.training.job import TrainJob
 
-WORKERS, USERS, EVENTS = 2, 4096, 51
+USERS = 4096
 
 
-# ---- large tables
+# ---- steps of several workers
 
 
-def step(rank: int, folder: str, kind: str, items: int, dim: int, steps: int) -> None:
+@dataclass(frozen=True)
+class Case:
+    """Steps that are measured.
+
+    Attributes:
+        workers: Gloo processes, of one thread each.
+        items: Rows of the item table.
+        model: Of SASRec.
+        settings: Of the training.
+        steps: How many, after two to warm up.
+        sparse: Whether gradients of the item table are.
+    """
+
+    workers: int
+    items: int
+    model: SASRecConfig
+    settings: Optimization
+    steps: int
+    sparse: bool = False
+
+
+def work(rank: int, folder: str, case: Case) -> None:
     """A worker: two steps to warm up, then as many as are measured."""
     torch.set_num_threads(1)
-    store = distributed.FileStore(f"{folder}/store", WORKERS)
-    distributed.init_process_group("gloo", store=store, rank=rank, world_size=WORKERS)
-    learner.LARGE_TABLE = 1 if kind == "sparse" else items + 2
+    store = distributed.FileStore(f"{folder}/store", case.workers)
+    distributed.init_process_group("gloo", store=store, rank=rank, world_size=case.workers)
+    learner.LARGE_TABLE = 1 if case.sparse else case.items + 2
     torch.manual_seed(0)
-    histories = Histories.of(list(np.random.default_rng(0).integers(1, items + 1, (USERS, EVENTS))))
-    objective = Objective(loss="sampled-softmax", sampling="in-batch")
-    settings = Optimization(batch_size=128, objective=objective, table_optimizer="row-wise-adagrad")
-    model = SASRec(SASRecConfig(dim=dim, blocks=1, max_length=EVENTS - 1), items)
-    run = start(model, Interactions(histories, items), settings, World(rank, WORKERS))
-    feed = feed_for(model, Interactions(histories, items), settings, run.world.part_overhead)
-    taken = Steps(run, shared(run), feed)
+    events = (USERS, case.model.max_length + 1)
+    observed = Interactions(
+        Histories.of(list(np.random.default_rng(0).integers(1, case.items + 1, events))), case.items
+    )
+    run = start(SASRec(case.model, case.items), observed, case.settings, World(rank, case.workers))
+    taken = Steps(run, shared(run), feed_for(run.model, observed, case.settings, run.world.part_overhead))
     for _ in range(2):
         taken.take()
     distributed.barrier()
     began, carried = time.perf_counter(), loopback()
-    for _ in range(steps):
+    for _ in range(case.steps):
         taken.take()
     distributed.barrier()
     if rank == 0:
-        measured = {"seconds": (time.perf_counter() - began) / steps, "bytes": (loopback() - carried) / steps}
+        measured = {"seconds": (time.perf_counter() - began) / case.steps, "bytes": (loopback() - carried) / case.steps}
         Path(folder, "measured.json").write_text(json.dumps(measured))
     distributed.destroy_process_group()
 
@@ -91,16 +115,29 @@ def loopback() -> int:
     return int(line.split()[1])
 
 
-def measure(kind: str, items: int, dim: int, steps: int) -> dict[str, Any]:
+def measure(case: Case) -> dict[str, Any]:
     """One turn."""
     with tempfile.TemporaryDirectory(prefix="rayrec-training-") as folder:
-        multiprocessing.spawn(step, (folder, kind, items, dim, steps), nprocs=WORKERS)
-        return {"gradients": kind, "items": items, **json.loads(Path(folder, "measured.json").read_text())}
+        multiprocessing.spawn(work, (folder, case), nprocs=case.workers)
+        return dict(json.loads(Path(folder, "measured.json").read_text()))
 
 
 def tables(asked: argparse.Namespace) -> list[dict[str, Any]]:
-    """Sparse and dense gradients, in turn."""
-    return [measure(kind, asked.items, asked.dim, asked.steps) for kind in ("sparse", "dense") * asked.repeat]
+    """Sparse and dense gradients of a large table on two workers, in turn."""
+    model = SASRecConfig(dim=asked.dim, blocks=1, max_length=50)
+    objective = Objective(loss="sampled-softmax", sampling="in-batch")
+    settings = Optimization(batch_size=128, objective=objective, table_optimizer="row-wise-adagrad")
+    case = Case(2, asked.items, model, settings, asked.steps)
+    return [
+        {"gradients": kind, "items": asked.items, **measure(replace(case, sparse=kind == "sparse"))}
+        for kind in ("sparse", "dense") * asked.repeat
+    ]
+
+
+def workers(asked: argparse.Namespace) -> list[dict[str, Any]]:
+    """One to four workers, in turn."""
+    case = Case(1, 3416, SASRecConfig(dim=64, blocks=2, max_length=200), Optimization(batch_size=128), asked.steps)
+    return [{"workers": number, **measure(replace(case, workers=number))} for number in (1, 2, 3, 4) * asked.repeat]
 
 
 # ---- Ray Train around the loop
@@ -281,7 +318,7 @@ def show_streamed(results: list[dict[str, Any]]) -> None:
 def show(
     title: str, by: str, results: list[dict[str, Any]], columns: dict[str, Callable[[dict[str, Any]], float]]
 ) -> None:
-    """One table of medians, and of the first row's share of the second's."""
+    """One table of medians, and of the first of two rows as a share of the second."""
     from rich.console import Console
     from rich.table import Table
 
@@ -291,9 +328,10 @@ def show(
     names = list(dict.fromkeys(result[by] for result in results))
     medians = {n: [statistics.median(of(r) for r in results if r[by] == n) for of in columns.values()] for n in names}
     for name, values in medians.items():
-        table.add_row(name, *(f"{value:,.3f}" for value in values))
-    shares = [mine / whole for mine, whole in zip(medians[names[0]], medians[names[1]], strict=True)]
-    table.add_row(f"{names[0]} / {names[1]}", *(f"{share:.1%}" for share in shares))
+        table.add_row(str(name), *(f"{value:,.3f}" for value in values))
+    if len(names) == 2:
+        shares = [mine / whole for mine, whole in zip(*medians.values(), strict=True)]
+        table.add_row(f"{names[0]} / {names[1]}", *(f"{share:.1%}" for share in shares))
     Console().print(table)
 
 
@@ -306,6 +344,16 @@ def show_tables(results: list[dict[str, Any]]) -> None:
     show(f"{results[0]['items']:,} items, two workers: a step", "gradients", results, columns)
 
 
+def show_workers(results: list[dict[str, Any]]) -> None:
+    """A step, by the number of workers."""
+    columns: dict[str, Callable[[dict[str, Any]], float]] = {
+        "seconds": lambda r: r["seconds"],
+        "tokens a second": lambda r: 128 * 200 / r["seconds"],
+        "MB exchanged": lambda r: r["bytes"] / 1e6,
+    }
+    show("SASRec, a step of 25,600 targets", "workers", results, columns)
+
+
 def show_ray(results: list[dict[str, Any]]) -> None:
     """An epoch, by who runs the loop."""
     columns: dict[str, Callable[[dict[str, Any]], float]] = {
@@ -315,7 +363,12 @@ def show_ray(results: list[dict[str, Any]]) -> None:
     show("SASRec on MovieLens 1M, one worker, one thread", "program", results, columns)
 
 
-PROGRAMS = {"tables": (tables, show_tables), "ray": (ray_train, show_ray), "streamed": (streamed, show_streamed)}
+PROGRAMS = {
+    "tables": (tables, show_tables),
+    "workers": (workers, show_workers),
+    "ray": (ray_train, show_ray),
+    "streamed": (streamed, show_streamed),
+}
 
 
 def main() -> None:
@@ -324,13 +377,13 @@ def main() -> None:
     parser.add_argument("what", choices=tuple(PROGRAMS))
     parser.add_argument("--items", type=int, default=2_000_000)
     parser.add_argument("--dim", type=int, default=64)
-    parser.add_argument("--steps", type=int, help="by default 5 with tables, 300 with streamed")
+    parser.add_argument("--steps", type=int, help="by default 5, with streamed 300")
     parser.add_argument("--users", type=int, nargs="+", default=[10_000, 40_000, 160_000])
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--json", type=Path, default=Path("build/training.json"))
     asked = parser.parse_args()
-    asked.steps = asked.steps or (5 if asked.what == "tables" else 300)
+    asked.steps = asked.steps or (300 if asked.what == "streamed" else 5)
     measure, shown = PROGRAMS[asked.what]
     results = measure(asked)
     asked.json.parent.mkdir(parents=True, exist_ok=True)

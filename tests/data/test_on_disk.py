@@ -25,6 +25,8 @@ def test_what_is_written_is_read_in_memory_of_its_own() -> None:
     assert array[:6].tolist() == [0, -1, 1, -1, 2, 0]
     assert array[np.array([998, 2])].tolist() == [499, 1]
     assert int(array[998]) == 499
+    assert type(array + 1) is np.ndarray
+    assert (array == -1).sum() == 2
     read = array[:2]
     read[:] = 7
     assert array[:2].tolist() == [0, -1]

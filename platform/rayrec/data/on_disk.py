@@ -32,6 +32,10 @@ class OnDisk(np.ndarray):
         self.view(np.ndarray)[where] = values
         self._forget()
 
+    def __array_wrap__(self, array: np.ndarray, context: Any = None, return_scalar: bool = False) -> Any:
+        """What is computed from it is in memory."""
+        return array[()] if return_scalar else array
+
     def _forget(self) -> None:
         # Of a file's pages nothing is lost by it: what was written is the kernel's to bring to the disk.
         self.pages.madvise(mmap.MADV_DONTNEED)
@@ -50,8 +54,7 @@ def on_disk(length: int, dtype: npt.DTypeLike) -> np.ndarray:
     size = length * np.dtype(dtype).itemsize
     with tempfile.TemporaryFile(prefix="rayrec-") as file:
         try:
-            # A disk that is found full only when a page is written to ends the process.
-            os.posix_fallocate(file.fileno(), 0, size)
+            _reserve(file.fileno(), size)
         except OSError as error:
             raise StorageError(
                 f"There is no room for {size / 1e9:,.1f} GB of a view's events in {tempfile.gettempdir()} "
@@ -62,3 +65,12 @@ def on_disk(length: int, dtype: npt.DTypeLike) -> np.ndarray:
     array = np.frombuffer(pages, dtype).view(OnDisk)
     array.pages = pages
     return array
+
+
+def _reserve(file: int, size: int) -> None:
+    """Make a file so long, with room on the disk: a disk found full when a page is written to ends the process."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file, 0, size)
+    else:
+        # macOS has none.
+        os.ftruncate(file, size)

@@ -11,7 +11,7 @@ from rayrec.artifacts import Json, Storage
 from rayrec.data.dataset import Dataset, open_dataset
 from rayrec.data.interactions import training_interactions
 from rayrec.data.on_disk import on_disk
-from rayrec.data.splits import FOLDS, TRAIN
+from rayrec.data.splits import FOLDS
 from rayrec.data.user_features import feature_digests
 from rayrec.data.views import Sequences, load_view, open_view
 from rayrec.features.histories import Histories
@@ -94,7 +94,7 @@ def load(job: TrainJob, memory: float = math.inf) -> tuple[Sequences, Dataset]:
 
 def publish(job: TrainJob, model: Recommender, sequences: Sequences, dataset: Dataset, metrics: Json) -> str:
     """Publish a trained model with where it comes from. Returns the bundle's path."""
-    histories = sequences.fold(TRAIN)
+    histories = sequences.histories
     longest = np.argsort(-histories.lengths, kind="stable")
     golden = [_request(histories, user) for user in [*longest[:4], *longest[len(longest) // 2 :][:3]]]
     golden.append((np.zeros(0, np.int64), Context()))

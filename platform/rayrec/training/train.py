@@ -23,7 +23,6 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 
 from rayrec.artifacts import Json
 from rayrec.data.dataset import Dataset, open_dataset
-from rayrec.data.splits import VALIDATION
 from rayrec.data.user_features import feature_digests
 from rayrec.data.views import Sequences, open_view
 from rayrec.errors import ClusterError, ModelError, RayrecError, StorageError
@@ -320,7 +319,7 @@ def validator(job: TrainJob, dataset: Dataset, sequences: Sequences, world: Worl
     recipe = job.recipe
     if job.epochs is not None:
         return lambda model: {}
-    if "validation" in job.folds or not (sequences.folds == VALIDATION).any():
+    if "validation" in job.folds or not open_view(dataset, job.view)["counts"]["validation"]:
         if world.rank == 0:
             _LOG.warning(
                 "training: no events are left for validation, so all %d epochs are trained and the last one is kept. "
