@@ -23,6 +23,8 @@ from rayrec.inventory import collect_garbage, find_garbage, inventory
 from rayrec.pipeline import Pipeline, RunResult
 from rayrec.recipe_files import parse_recipe
 from rayrec.tracking import Tracker, tracking_uri
+from rayrec.training import train
+from rayrec.training.run import Run
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -71,6 +73,31 @@ def test_the_same_run_again_skips_everything_and_changes_nothing(storage: Storag
     assert {p: t for p, t in after.items() if "mlflow.db" not in p} == {
         p: t for p, t in before.items() if "mlflow.db" not in p
     }
+
+
+def test_the_curve_of_a_training_that_is_taken_up_is_whole(
+    storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log, told = write_log(tmp_path), Silent()
+    recipe = parse_recipe(recipe_values(log, training={**recipe_values(log)["training"], "epochs": 4, "patience": 4}))
+
+    def interrupted(run: Run, *others: Any) -> None:
+        after_epoch(run, *others)
+        if run.progress.epoch == 2:
+            raise KeyboardInterrupt
+
+    after_epoch = train._after_epoch
+    with monkeypatch.context() as context, pytest.raises(KeyboardInterrupt), Pipeline(recipe, storage, told) as first:
+        context.setattr(train, "_after_epoch", interrupted)
+        first.train(*first.prepare())
+    with Pipeline(recipe, storage, told) as second:
+        second.train(*second.prepare())
+
+    assert [entry["epoch"] for entry in told.epochs] == [1, 2, 3, 4], "in the terminal each is told of once"
+    tracker = Tracker("tiny")
+    (run, *_) = tracker.client.search_runs([tracker.experiment], "tags.`mlflow.runName` = 'train'")
+    curve = tracker.client.get_metric_history(run.info.run_id, "loss")
+    assert [point.step for point in curve] == [1, 2, 3, 4]
 
 
 def test_files_that_were_appended_need_no_other_prepare_and_the_report_says_what_changed(

@@ -206,14 +206,20 @@ class Pipeline(Stages):
             # Two curves in one plot are a tangle: the pipeline's run shows that of the first training.
             targets = [run] if stage == "refit" else self._with_parent(run)
 
-            def on_epoch(entry: Metrics) -> None:
+            def log(entry: Metrics) -> None:
                 entries.append(entry)
                 curve = {key: value for key, value in entry.items() if key != "epoch"}
                 for target in targets:
                     target.metrics(curve, step=int(entry["epoch"]))
+
+            def on_epoch(entry: Metrics) -> None:
+                log(entry)
                 self.watcher.epoch(entry, job.epochs or recipe.training.epochs)
 
             run.params({"model": recipe.sections("model")["model"], "training": job.settings})
+            # Of a training that is taken up the curve is whole.
+            for entry in checkpoints.history() if self.resume else ():
+                log(entry)
             with system_metrics(run):
                 bundle = train_model(job, run_name, on_epoch, self.resume)
             self._log_dataset(run, dataset, job.view)

@@ -27,7 +27,7 @@ from rayrec.artifacts import Json, Storage, open_folder, publish_folder
 from rayrec.errors import StorageError
 from rayrec.models.base import Recommender
 from rayrec.training.feed import Batch
-from rayrec.training.progress import Position
+from rayrec.training.progress import Metrics, Position
 from rayrec.training.run import Run
 
 State = dict[str, Tensor]
@@ -124,6 +124,14 @@ class Checkpoints:
     def newest(self) -> Position:
         """Where the newest whole checkpoint stands; the beginning when there is none."""
         return next((position for position in reversed(self._positions()) if self._whole(position)), Position())
+
+    def history(self) -> list[Metrics]:
+        """The entries of the epochs that were done before the newest whole checkpoint."""
+        position = self.newest()
+        if position == Position():
+            return []
+        entries: list[Metrics] = self.storage.read_json(f"{self._whole(position)[0]}/progress.json")["history"]
+        return entries
 
     def load(self, run: Run, position: Position) -> State:
         """Put a fresh run where the checkpoint of a position stands. Returns the best state.
