@@ -14,7 +14,8 @@ from tests.data.reading import events_of, everything, keys_of, read_all, vocabul
 from rayrec.artifacts import Storage
 from rayrec.data.dataset import manifest_numbers, open_dataset, read_part
 from rayrec.data.prepare import Prepared, prepare
-from rayrec.data.views import build_view, open_view
+from rayrec.data.view_building import build_view
+from rayrec.data.views import open_view
 from rayrec.errors import DataError, RecipeError
 from rayrec.recipe import Recipe
 

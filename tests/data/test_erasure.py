@@ -20,7 +20,8 @@ from rayrec.data.dataset import Dataset, manifest_numbers, open_dataset, read_pa
 from rayrec.data.erasure import _Erasure, erase_user
 from rayrec.data.passes import parquet_bytes
 from rayrec.data.prepare import Prepared, prepare
-from rayrec.data.views import build_view, load_view, open_view
+from rayrec.data.view_building import build_view
+from rayrec.data.views import load_view, open_view
 from rayrec.errors import DataError
 from rayrec.pipeline import Pipeline
 from rayrec.recipe import Recipe

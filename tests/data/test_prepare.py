@@ -16,7 +16,8 @@ import pytest
 from rayrec.artifacts import Storage
 from rayrec.data.dataset import Dataset, open_dataset, publish_manifest, read_part
 from rayrec.data.prepare import Prepared, prepare
-from rayrec.data.views import build_view, load_view
+from rayrec.data.view_building import build_view
+from rayrec.data.views import load_view
 from rayrec.errors import DataError, RecipeError
 from rayrec.recipe import Recipe
 from rayrec.recipe_files import load_recipe

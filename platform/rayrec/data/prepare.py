@@ -32,7 +32,7 @@ from rayrec.data.segments import Log, Written, write_log, write_statistics
 from rayrec.data.splits import check_split
 from rayrec.data.tables import read_items, read_users
 from rayrec.data.tombstones import Erased, erased_users
-from rayrec.data.views import build_view
+from rayrec.data.view_building import build_view
 from rayrec.data.vocabulary import number_keys, vocabulary
 from rayrec.errors import DataError, RecipeError
 from rayrec.recipe import Recipe
