@@ -26,9 +26,9 @@ def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def run_passes_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same functions on the same items, in milliseconds."""
-    for module in ("ingest", "vocabulary", "segments", "selection", "tables", "views"):
+    for module in ("ingest", "vocabulary", "segments", "selection", "tables", "view_building"):
         monkeypatch.setattr(f"rayrec.data.{module}.run_pass", _run_here)
-    for module in ("segments", "views"):
+    for module in ("segments", "view_building"):
         monkeypatch.setattr(f"rayrec.data.{module}.share", lambda value: SimpleNamespace(value=value))
 
 
