@@ -60,7 +60,7 @@ def small_files() -> Iterator[None]:
 
 
 def test_without_room_it_is_said_what_to_do(small_files: None) -> None:
-    with pytest.raises(StorageError, match=r"no room for 0\.0 GB of a view's events in .* Set TMPDIR"):
+    with pytest.raises(StorageError, match=r"no room for 33\.6 MB of a view's events in .* Set TMPDIR"):
         on_disk(LENGTH, np.int64)
 
 

@@ -146,6 +146,7 @@ def test_weights_survive_and_the_exported_graph_agrees(model: SequenceModel, tmp
     export_onnx(model, tmp_path / "model.onnx")
     asked = {"history": HISTORY.numpy(), "times": times_of(HISTORY).numpy()}
     assert measure_parity(model, tmp_path / "model.onnx", asked) < 1e-4
+    assert b" at 0x" not in (tmp_path / "model.onnx").read_bytes(), "another process would write another file"
 
 
 def test_a_planted_pattern_is_learnt(model: SequenceModel) -> None:

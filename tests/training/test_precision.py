@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -38,14 +39,28 @@ def test_gradients_are_clipped_and_told_of_as_they_are_without_a_scale() -> None
     assert norms[0] == pytest.approx(norms[1], rel=1e-2)
 
 
-def test_a_scale_that_is_too_large_is_lowered_and_its_steps_counted() -> None:
-    run = begin(settings(precision="fp16", batch_size=1))
-    scale(run, 2.0**25)
-    train(run, feed(run.settings), rising, nothing)
-    skipped = [entry["skipped"] for entry in run.progress.history]
-    assert skipped[0] > 2
-    assert skipped[-1] == 0
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_a_step_is_worked_out_again_where_the_scale_is_too_large(accumulate: int) -> None:
+    # One step an epoch: nothing would be learnt in an epoch whose step is passed over.
+    chosen = settings(precision="fp16", batch_size=100, accumulate=accumulate)
+    plain, run = begin(chosen), begin(chosen)
+    scale(run, 2.0**40)
+    for one in (plain, run):
+        train(one, feed(chosen), rising, nothing)
+    assert 1 < run.scaler.get_scale() < 2.0**25
+    assert losses(run) == pytest.approx(losses(plain), rel=1e-3)
     assert losses(run)[-1] < losses(run)[0]
+
+
+def test_what_is_no_number_whatever_the_scale_leaves_it_alone() -> None:
+    run = begin(settings(precision="fp16", batch_size=1, nonfinite="skip"))
+    bad = {(0, 2), (0, 3), (0, 9)}
+    next(run.model.parameters()).register_hook(
+        lambda gradient: gradient * (math.inf if (run.progress.epoch, run.progress.step) in bad else 1.0)
+    )
+    train(run, feed(run.settings), rising, nothing)
+    assert [entry["skipped"] for entry in run.progress.history] == [3, 0, 0, 0]
+    assert run.scaler.get_scale() >= 2.0**15
 
 
 def test_a_training_is_taken_up_with_its_scale(tmp_path: Path) -> None:
@@ -69,5 +84,5 @@ def test_what_no_scale_makes_finite_stops_the_training() -> None:
     run = begin(settings(precision="fp16", batch_size=1))
     with torch.no_grad():
         next(run.model.parameters()).fill_(float("nan"))
-    with pytest.raises(DivergedError, match=r"the norm of the gradient became nan in epoch 1, step 17 of 17"):
+    with pytest.raises(DivergedError, match=r"the norm of the gradient became nan in epoch 1, step 1 of 17"):
         train(run, feed(run.settings), rising, nothing)

@@ -27,7 +27,8 @@ from rayrec.recipe import Recipe
 from rayrec.recipe_files import parse_recipe
 from rayrec.training import train
 from rayrec.training.checkpoint import Checkpoint, Checkpoints, State
-from rayrec.training.job import TrainJob, best_epoch, load
+from rayrec.training.fit import fit_here
+from rayrec.training.job import TrainJob, best_epoch, load, memory_of
 from rayrec.training.optimizer import learning_rate
 from rayrec.training.progress import Position
 from rayrec.training.train import train_model, with_workers
@@ -84,10 +85,17 @@ def test_a_view_on_disk_teaches_what_one_in_memory_does(job: TrainJob, monkeypat
     assert train_model(limited, "on-disk", lambda _: None) == in_memory, "the digest of the same weights"
 
 
+def test_counts_are_those_of_a_view_in_memory(job: TrainJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    popularity = {"name": "popularity", "half_life": 1}
+    in_memory = fit_here(changed(job, popularity), 1)
+    monkeypatch.setattr("rayrec.training.job.EVENT_BYTES", 1 << 20)
+    assert fit_here(changed(job, popularity, memory_mb=1), 1) == in_memory
+
+
 def test_half_of_the_memory_is_the_workers(job: TrainJob) -> None:
     (node,) = (node for node in ray.nodes() if node["Alive"])
-    assert train._memory(job.recipe, 2) == node["Resources"]["memory"] / 4
-    assert train._memory(changed(job, memory_mb=3).recipe, 2) == 3e6
+    assert memory_of(job.recipe, 2) == node["Resources"]["memory"] / 4
+    assert memory_of(changed(job, memory_mb=3).recipe, 2) == 3e6
 
 
 def test_a_model_trained_here_learns_and_answers(

@@ -32,6 +32,10 @@ class OnDisk(np.ndarray):
         self.view(np.ndarray)[where] = values
         self._forget()
 
+    def __reduce__(self) -> Any:
+        """Another process gets a copy, in memory."""
+        return np.array(self.view(np.ndarray)).__reduce__()
+
     def __array_wrap__(self, array: np.ndarray, context: Any = None, return_scalar: bool = False) -> Any:
         """What is computed from it is in memory."""
         return array[()] if return_scalar else array
@@ -52,16 +56,16 @@ def on_disk(length: int, dtype: npt.DTypeLike) -> np.ndarray:
     if not length:
         return np.empty(0, dtype)
     size = length * np.dtype(dtype).itemsize
-    with tempfile.TemporaryFile(prefix="rayrec-") as file:
-        try:
+    try:
+        with tempfile.TemporaryFile(prefix="rayrec-") as file:
             _reserve(file.fileno(), size)
-        except OSError as error:
-            raise StorageError(
-                f"There is no room for {size / 1e9:,.1f} GB of a view's events in {tempfile.gettempdir()} "
-                f"({error.strerror}). Set TMPDIR to a folder on a larger disk, or raise training.memory_mb, with which "
-                "they are held in memory."
-            ) from error
-        pages = mmap.mmap(file.fileno(), size)
+            pages = mmap.mmap(file.fileno(), size)
+    except OSError as error:
+        raise StorageError(
+            f"There is no room for {size / 1e6:,.1f} MB of a view's events in {tempfile.gettempdir()} "
+            f"({error.strerror}). Set TMPDIR to a folder on a larger disk, or raise training.memory_mb, which lets them "
+            "be held in memory."
+        ) from error
     array = np.frombuffer(pages, dtype).view(OnDisk)
     array.pages = pages
     return array

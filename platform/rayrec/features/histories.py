@@ -87,7 +87,7 @@ class Histories:
 
     def of_users(self, users: np.ndarray) -> Histories:
         """Some users (``[B]`` int64) alone, in the order given."""
-        lengths = self.lengths[users]
+        lengths = self.offsets[users + 1] - self.offsets[users]
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         places = np.arange(offsets[-1]) + np.repeat(self.offsets[users] - offsets[:-1], lengths)
         return Histories(offsets, self.items[places], None if self.times is None else self.times[places])

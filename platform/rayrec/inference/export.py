@@ -52,7 +52,18 @@ def export_onnx(model: Recommender, target: Path) -> None:
             verbose=False,
         )
         assert program is not None  # noqa: S101 - for the type checker: dynamo=True always returns a program
+        _forget_how(program)
         program.save(str(target), external_data=False)
+
+
+def _forget_how(program: torch.onnx.ONNXProgram) -> None:
+    """Drop the notes on where each node comes from, addresses in this process's memory among them."""
+    graph = program.model.graph
+    for node in graph.all_nodes():
+        node.metadata_props.clear()
+        for value in node.outputs:
+            value.metadata_props.clear()
+    graph.metadata_props.clear()
 
 
 def measure_parity(model: Recommender, graph: Path, asked: Inputs) -> float:

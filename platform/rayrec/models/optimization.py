@@ -44,7 +44,7 @@ class Optimization:
         metric: The validation metric that is watched.
         precision: ``bf16`` and ``fp16`` run forward and backward under autocast, weights stay fp32; ``auto`` is bf16 on
             a GPU and fp32 on a CPU. ``fp16``, for GPUs without bf16, scales the loss, so that small gradients are not
-            lost; a step in which the scale proves too large is passed over and counted.
+            lost; a step in which the scale proves too large is worked out again with half of it.
         random_windows: Share of the histories longer than ``max_length`` that are cut at a random event instead of at
             the latest, drawn anew each epoch; 0 learns from everybody's latest events only.
         checkpoint_steps: Where an epoch takes long: write a checkpoint after so many of its steps too. By default only

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import cast
 
+import numpy as np
 import torch
 
 from rayrec.data.tasks import by_ray
 from rayrec.errors import RayrecError
 from rayrec.models.base import Fitted
+from rayrec.models.interactions import here
 from rayrec.models.registry import model_class
-from rayrec.training.job import TrainJob, interactions, load, publish
+from rayrec.training.job import TrainJob, interactions, load, memory_of, publish
 
 
 def fit_here(job: TrainJob, threads: int) -> str | RayrecError:
@@ -20,10 +22,12 @@ def fit_here(job: TrainJob, threads: int) -> str | RayrecError:
     """
     try:
         torch.set_num_threads(threads)
-        sequences, dataset = load(job)
+        sequences, dataset = load(job, memory_of(job.recipe))
+        # What does not fit into memory is sent to nobody.
+        each = by_ray if sequences.empty is np.empty else here
         choice = job.recipe.model
         model = model_class(choice.name)(choice.config, len(sequences.item_keys))
-        cast("Fitted", model).fit(interactions(job, sequences), by_ray, job.recipe.training.seed)
+        cast("Fitted", model).fit(interactions(job, sequences), each, job.recipe.training.seed)
         return publish(job, model, sequences, dataset, {"threads": threads})
     except RayrecError as error:
         return error

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import ray
 
 from rayrec.artifacts import Json, Storage
 from rayrec.data.dataset import Dataset, open_dataset
@@ -90,6 +91,15 @@ def load(job: TrainJob, memory: float = math.inf) -> tuple[Sequences, Dataset]:
     events = open_view(dataset, job.view)["counts"]["events"]
     in_memory = events * EVENT_BYTES <= memory or model_class(job.recipe.model.name).learns_from == "pairs"
     return load_view(dataset, job.view, np.empty if in_memory else on_disk), dataset
+
+
+def memory_of(recipe: Recipe, workers: int = 1) -> float:
+    """Bytes that the events of a view may take in each of the workers of this machine."""
+    if recipe.training.memory_mb is not None:
+        return recipe.training.memory_mb * 1e6
+    here = ray.get_runtime_context().get_node_id()
+    (node,) = (node for node in ray.nodes() if node["NodeID"] == here)
+    return float(node["Resources"].get("memory", math.inf)) / 2 / workers
 
 
 def publish(job: TrainJob, model: Recommender, sequences: Sequences, dataset: Dataset, metrics: Json) -> str:

@@ -120,8 +120,7 @@ def _entry(run: Run, steps: int) -> Metrics:
     """What the history says of an epoch whose last step was taken."""
     sums, epoch = run.progress.sums, run.progress.epoch
     taken = max(1, steps - sums.get("skipped", 0))
-    may_skip = run.settings.nonfinite == "skip" or run.scaler.is_enabled()
-    counted = {"skipped": sums.get("skipped", 0)} if may_skip else {}
+    counted = {"skipped": sums.get("skipped", 0)} if run.settings.nonfinite == "skip" else {}
     return {
         "epoch": epoch,
         "loss": sums["loss"] / max(1, sums["tokens"]),

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
-from itertools import product
+from itertools import islice, product
 from typing import Any, cast
 
 import numpy as np
@@ -83,10 +83,19 @@ class Steps:
         step = progress.step
         count = progress.epoch * self._feed.steps + step
         rate = learning_rate(count, self._total, run.settings)
-        loss, targets = self._gradients(step)
-        run.scaler.unscale_(cast("torch.optim.Optimizer", run.optimizer))
-        norm = clip_gradients(self._weights, run.settings.clip)
-        if self._usable(step, norm):
+        with record_function("data"):
+            batches = list(islice(self._batches, run.settings.accumulate))
+        scale = run.scaler.get_scale()
+        loss, norm = self._gradients(step, batches)
+        while run.scaler.is_enabled() and not norm.isfinite() and run.scaler.get_scale() > 1:
+            # fp16 has no numbers for gradients scaled so much: the step is worked out again with half of it.
+            run.scaler.update()
+            run.optimizer.zero_grad(set_to_none=True)
+            loss, norm = self._gradients(step, batches)
+        usable = self._usable(step, norm)
+        # What is no number without a scale either says nothing of it.
+        run.scaler.update(None if usable else scale)
+        if usable:
             for group in run.optimizer.param_groups:
                 group["lr"] = rate * group["lr_scale"]
             with record_function("optimizer"):
@@ -95,8 +104,7 @@ class Steps:
                     run.average.update(count)
             self._loss += loss
             self._norm += norm
-            progress.sums["tokens"] = progress.sums.get("tokens", 0) + targets
-        run.scaler.update()
+            progress.sums["tokens"] = progress.sums.get("tokens", 0) + batches[0].global_targets
         run.optimizer.zero_grad(set_to_none=True)
         progress.step, progress.sums["learning_rate"] = step + 1, rate
         self._laps.end("optimizer")
@@ -136,20 +144,19 @@ class Steps:
         self._began += seconds
         self._laps.skip()
 
-    def _gradients(self, step: int) -> tuple[Tensor, int]:
-        """Gradients of a step's mean loss, of all workers. Returns this worker's summed loss, and the global targets.
+    def _gradients(self, step: int, batches: Sequence[Batch]) -> tuple[Tensor, Tensor]:
+        """Clipped gradients of a step's mean loss, of all workers. Returns this worker's summed loss, and their norm.
 
         Accumulated in n pieces they are those of n times as many workers, who see, and draw, the same.
         """
-        run, world, pieces = self._run, self._run.world, self._run.settings.accumulate
+        run, world = self._run, self._run.world
         loss = torch.zeros((), dtype=torch.float64, device=world.device)
-        for piece in range(pieces):
+        for piece, batch in enumerate(batches):
             _seed(run.settings.seed, run.progress.epoch, step, world.rank + piece * world.size)
             with record_function("data"):
-                batch = next(self._batches)
                 parts = [part.to(world.device) for part in batch.parts]
             self._laps.end("data")
-            with self._exchange(last=piece == pieces - 1):
+            with self._exchange(last=piece == len(batches) - 1):
                 with record_function("forward"), autocast(world.device, run.settings):
                     found: Tensor = self._wrapped(parts)
                 self._laps.end("forward")
@@ -164,7 +171,8 @@ class Steps:
             if table.grad is not None:
                 table.grad = world.sum_rows(table.grad) / world.size
         self._laps.end("backward")
-        return loss, batch.global_targets
+        run.scaler.unscale_(cast("torch.optim.Optimizer", run.optimizer))
+        return loss, clip_gradients(self._weights, run.settings.clip)
 
     def _ahead(self) -> Iterator[Batch]:
         """This worker's pieces of the steps that are left, each made while the one before is worked out."""
@@ -192,8 +200,7 @@ class Steps:
             return True
         if norm.isfinite():
             return True
-        # That is also how a scale shows to be too large; when there is none, or none left, it is not the scale.
-        if self._run.settings.nonfinite == "stop" and self._run.scaler.get_scale() <= 1:
+        if self._run.settings.nonfinite == "stop":
             raise self._diverged(f"the norm of the gradient became {float(norm)}", step)
         self._run.progress.sums["skipped"] = self._run.progress.sums.get("skipped", 0) + 1
         return False

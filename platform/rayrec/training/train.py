@@ -6,6 +6,7 @@ import dataclasses
 import logging
 import math
 import os
+import re
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -37,7 +38,7 @@ from rayrec.recipe import Recipe
 from rayrec.training.checkpoint import Checkpoint, Checkpoints, Writer, snapshot
 from rayrec.training.feed import feed_for
 from rayrec.training.fit import fit_here
-from rayrec.training.job import TrainJob, interactions, load, publish
+from rayrec.training.job import TrainJob, interactions, load, memory_of, publish
 from rayrec.training.loop import train
 from rayrec.training.preemption import Notice
 from rayrec.training.profiling import profiled
@@ -90,7 +91,7 @@ def train_model(job: TrainJob, run_name: str, on_epoch: Callable[[Metrics], None
                 if checkpoints.newest() > before:
                     # Machines that come and go all night are no reason to give up while there is progress.
                     continue
-                reason = str(error).strip().splitlines()[-1].rstrip(".")
+                reason = re.sub(r"^rayrec\.errors\.\w+: ", "", str(error).strip().splitlines()[-1]).rstrip(".")
                 raise ModelError(
                     f"training: the workers failed {MAX_FAILURES + 1} times, last with: {reason}. "
                     "Run the same command again to go on from the last checkpoint."
@@ -219,7 +220,7 @@ def _train_here(job: TrainJob, checkpoints: Checkpoints, reports: Any) -> str | 
     (threads,) = _of_first(world, threads)
     threads = ray.get(reports.begin.remote(world.rank, position, threads))
     torch.set_num_threads(threads)
-    sequences, dataset = load(job, _memory(recipe, context.get_local_world_size()))
+    sequences, dataset = load(job, memory_of(recipe, context.get_local_world_size()))
     torch.manual_seed(recipe.training.seed)
     model = model_class(recipe.model.name)(recipe.model.config, len(sequences.item_keys))
     observed = interactions(job, sequences)
@@ -248,15 +249,6 @@ def _train_here(job: TrainJob, checkpoints: Checkpoints, reports: Any) -> str | 
         return None
     model.load_state_dict(best.state)
     return publish(job, model, sequences, dataset, _training_metrics(run, threads))
-
-
-def _memory(recipe: Recipe, workers: int) -> float:
-    """Bytes that the events may take in each of the workers of this machine."""
-    if recipe.training.memory_mb is not None:
-        return recipe.training.memory_mb * 1e6
-    here = ray.get_runtime_context().get_node_id()
-    (node,) = (node for node in ray.nodes() if node["NodeID"] == here)
-    return float(node["Resources"].get("memory", math.inf)) / 2 / workers
 
 
 @contextmanager
