@@ -63,8 +63,8 @@ def on_disk(length: int, dtype: npt.DTypeLike) -> np.ndarray:
     except OSError as error:
         raise StorageError(
             f"There is no room for {size / 1e6:,.1f} MB of a view's events in {tempfile.gettempdir()} "
-            f"({error.strerror}). Set TMPDIR to a folder on a larger disk, or raise training.memory_mb, which lets them "
-            "be held in memory."
+            f"({error.strerror}). Set TMPDIR to a folder on a larger disk, or raise training.memory_mb, which has them "
+            "held in memory."
         ) from error
     array = np.frombuffer(pages, dtype).view(OnDisk)
     array.pages = pages
