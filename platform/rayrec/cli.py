@@ -144,6 +144,8 @@ def train(
     _run_stages(recipe, overrides, data, resume, as_json, verbose, stages)
     if not as_json:
         typer.echo(f"Model     {places[0]}")
+        if profile:
+            typer.echo(f"Profile   {profile}")
 
 
 @app.command()

@@ -69,13 +69,9 @@ class Pipeline(Stages):
         """Logs -> Dataset and view.
 
         Raises:
-            RecipeError: The model begins with no weights, but is to begin with those of another.
+            RecipeError: The model is to begin with weights, and there are none, or it begins with none.
         """
-        if self.recipe.training.warm_start is not None and issubclass(model_class(self.recipe.model.name), Fitted):
-            raise RecipeError(
-                f"training.warm_start: '{self.recipe.model.name}' is fitted to all events at once, and begins with no "
-                "weights. Leave the setting out."
-            )
+        self._registered_parent()
         provide(self.recipe, self.storage)
         data = self.recipe.data
         tables = [*data.sources, *([data.items] if data.items else []), *([data.users] if data.users else [])]
@@ -180,22 +176,36 @@ class Pipeline(Stages):
 
     # ---- what each stage needs
 
-    def _parent_model(self, dataset: Dataset, view: str) -> Parent | None:
-        """The model that `Training.warm_start` names; where that was trained on test events, the one before it."""
+    def _registered_parent(self) -> RegisteredRelease | None:
+        """The Release that `Training.warm_start` names."""
         reference = self.recipe.training.warm_start
         if reference is None:
             return None
+        if issubclass(model_class(self.recipe.model.name), Fitted):
+            raise RecipeError(
+                f"training.warm_start: '{self.recipe.model.name}' is fitted to all events at once, and begins with no "
+                "weights. Leave the setting out."
+            )
         try:
-            registered = find_release(reference)
+            return find_release(reference)
         except ModelError as error:
             raise RecipeError(f"training.warm_start: {error}") from error
+
+    def _parent_model(self, dataset: Dataset, view: str) -> Parent | None:
+        """The model that `Training.warm_start` names; where that was trained on test events, the one before it."""
+        registered = self._registered_parent()
+        if registered is None:
+            return None
         release = open_release(Storage.open(registered.storage), registered.digest)
         fair = fair_bundle(release, dataset, view, load_view(dataset, view))
         _LOG.warning("training: begins with the weights of %s/%d", registered.name, registered.version)
         if fair.trained_on_test:
             known = fair.trained_on_test
             what = known if isinstance(known, str) else f"it was trained on {known:,} of them"
-            _LOG.warning("training.warm_start: %s may know test events (%s): the test metrics flatter", reference, what)
+            _LOG.warning(
+                "training.warm_start: %s/%d may know test events (%s): the test metrics flatter",
+                *(registered.name, registered.version, what),
+            )
         return Parent(f"{registered.name}/{registered.version}", release.digest, fair.path, release.storage)
 
     def _train(self, stage: str, job: TrainJob, dataset: Dataset) -> str:
@@ -225,6 +235,8 @@ class Pipeline(Stages):
             self._log_dataset(run, dataset, job.view)
             if job.profile:
                 self._keep_profile(run, checkpoints)
+            made_by = self.storage.read_json(f"{bundle}/metrics.json")
+            run.tags({f"rayrec.{key}": made_by[key] for key in ("workers", "threads") if key in made_by})
             if entries:
                 run.figure(plot_curve(entries, recipe.training.metric), "curve.png")
             return {"bundle": bundle}, events * max(1, len(entries))

@@ -64,6 +64,13 @@ def test_without_room_it_is_said_what_to_do(small_files: None) -> None:
         on_disk(LENGTH, np.int64)
 
 
+def test_another_folder_than_the_one_asked_for_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", None)
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "nowhere"))
+    with pytest.raises(StorageError, match=r"TMPDIR = .*nowhere cannot be written to"):
+        on_disk(1, np.int64)
+
+
 def test_its_file_is_gone_with_the_array(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     array = on_disk(1000, np.int8)

@@ -162,7 +162,7 @@ def test_an_epochs_entry_says_what_happened() -> None:
     spent = sum(entry[name] for name in ("data", "forward", "backward", "optimizer"))
     assert 0 < spent <= entry["seconds"]
     assert entry["gradient_norm"] > 0
-    assert entry["memory_mb"] > 10
+    assert entry["peak_memory_mb"] > 10
     assert json.loads(json.dumps(entry)) == entry
 
 

@@ -160,19 +160,25 @@ def test_a_loss_that_is_no_number_arrives_as_one_message(job: TrainJob) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "features", "message"),
+    ("name", "features", "prefix", "message"),
     [
-        ("sasrec", {"user": "other"}, "the features of users or contexts that tiny/1 reads were fitted to other data"),
-        ("gru4rec", {}, "tiny/1 is a 'sasrec', and the recipe's model a 'gru4rec'"),
+        (
+            "sasrec",
+            {"user": "other"},
+            "i",
+            "the features of users or contexts that tiny/1 reads were fitted to other data",
+        ),
+        ("sasrec", {}, "x", r"tiny/1 knows none of the 8 items of this Dataset \(it has 'i0', here is 'x0'\)"),
+        ("gru4rec", {}, "i", "tiny/1 is a 'sasrec', and the recipe's model a 'gru4rec'"),
     ],
 )
-def test_a_parent_of_other_columns_or_another_kind_is_refused(
-    job: TrainJob, name: str, features: dict[str, str], message: str
+def test_a_parent_of_other_columns_items_or_another_kind_is_refused(
+    job: TrainJob, name: str, features: dict[str, str], prefix: str, message: str
 ) -> None:
     parent = Parent("tiny/1", "digest", train_model(changed(job, epochs=1), "parent", lambda _: None), job.storage)
     found = model_class(name)
     with pytest.raises(ModelError, match=message):
-        parent.give(found(found.Config(), ITEMS), [f"i{item}" for item in range(ITEMS)], features)
+        parent.give(found(found.Config(), ITEMS), [f"{prefix}{item}" for item in range(ITEMS)], features)
 
 
 def test_scores_that_are_no_numbers_are_one_message(job: TrainJob) -> None:

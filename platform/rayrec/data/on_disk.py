@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 import tempfile
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -55,7 +56,10 @@ def on_disk(length: int, dtype: npt.DTypeLike) -> np.ndarray:
     """
     if not length:
         return np.empty(0, dtype)
-    size = length * np.dtype(dtype).itemsize
+    size, wanted = length * np.dtype(dtype).itemsize, os.environ.get("TMPDIR")
+    if wanted and Path(wanted).resolve() != Path(tempfile.gettempdir()).resolve():
+        # Python takes another folder without a word; `/tmp` may well be memory.
+        raise StorageError(f"TMPDIR = {wanted} cannot be written to. Set it to a folder with room for a view's events.")
     try:
         with tempfile.TemporaryFile(prefix="rayrec-") as file:
             _reserve(file.fileno(), size)

@@ -128,7 +128,7 @@ def _entry(run: Run, steps: int) -> Metrics:
         "gradient_norm": sums["gradient_norm"] / taken,
         "seconds": sums["seconds"],
         "tokens_per_second": sums["tokens"] / sums["seconds"],
-        "memory_mb": run.world.memory / 1e6,
+        "peak_memory_mb": run.world.memory / 1e6,
         **{phase: sums.get(phase, 0.0) for phase in (*PHASES, *BESIDE)},
         **counted,
     }

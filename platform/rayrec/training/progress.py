@@ -9,7 +9,7 @@ Metrics = dict[str, float]
 
 PHASES = ("data", "forward", "backward", "optimizer")
 BESIDE = ("checkpoint", "validation")
-MEASURED = frozenset({"seconds", "tokens_per_second", "memory_mb", *PHASES, *BESIDE})
+MEASURED = frozenset({"seconds", "tokens_per_second", "peak_memory_mb", *PHASES, *BESIDE})
 """What an epoch's entry says of the machine, not of the model: the same training says otherwise each time."""
 
 
@@ -38,8 +38,8 @@ class Progress:
         best: That metric's value.
         history: One entry an epoch: ``epoch``, ``loss`` (mean, a target), ``learning_rate`` (of the last step),
             ``gradient_norm`` (mean, a step, before it is clipped), ``skipped`` steps where they are counted, what is
-            `MEASURED` (``memory_mb`` is the most that was held; ``checkpoint`` is how long it was waited for those amid
-            the epoch, and the one after the epoch before) and the validation metrics.
+            `MEASURED` (``peak_memory_mb`` is the most that was held; ``checkpoint`` is how long it was waited for those
+            amid the epoch, and the one after the epoch before) and the validation metrics.
     """
 
     epoch: int = 0

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import ray
 import ray.train
 import ray.train.torch
@@ -221,6 +222,8 @@ def _train_here(job: TrainJob, checkpoints: Checkpoints, reports: Any) -> str | 
     threads = ray.get(reports.begin.remote(world.rank, position, threads))
     torch.set_num_threads(threads)
     sequences, dataset = load(job, memory_of(recipe, context.get_local_world_size()))
+    if world.rank == 0 and sequences.empty is not np.empty:
+        _LOG.warning("training: the view does not fit into training.memory_mb: read from %s", tempfile.gettempdir())
     torch.manual_seed(recipe.training.seed)
     model = model_class(recipe.model.name)(recipe.model.config, len(sequences.item_keys))
     observed = interactions(job, sequences)

@@ -49,7 +49,8 @@ class Parent:
             features: What the columns of the features that it reads depend on, see `feature_digests`.
 
         Raises:
-            ModelError: It is another kind of model, of other sizes, or reads features that were fitted otherwise.
+            ModelError: It is another kind of model, of other sizes, knows none of the items, or reads features that
+                were fitted otherwise.
         """
         check_kept(model)
         bundle = open_bundle(self.storage, self.bundle)
@@ -63,7 +64,14 @@ class Parent:
                 f"training.warm_start: the features of users or contexts that {self.reference} reads were fitted to "
                 "other data, so its weights are of other columns. Leave the setting out, or declare no features."
             )
-        carry_over(bundle.model(), model, rows_by_key(bundle.item_keys, item_keys))
+        rows = rows_by_key(bundle.item_keys, item_keys)
+        if not (rows > 0).any():
+            raise ModelError(
+                f"training.warm_start: {self.reference} knows none of the {len(item_keys):,} items of this Dataset "
+                f"(it has '{bundle.item_keys[0]}', here is '{item_keys[0]}'). Leave the setting out, or name a Release "
+                "of the same items."
+            )
+        carry_over(bundle.model(), model, rows)
 
 
 def rows_by_key(older: Sequence[str], newer: Sequence[str]) -> Tensor:
