@@ -125,7 +125,7 @@ def rank_users(
         top: K, how many recommendations to keep of each user.
         exclude_seen: Remove the items of the past from the ranking.
     """
-    targets, lengths = _targets(held_out, exclude_seen), held_out.past.lengths[held_out.users]
+    targets, lengths = _targets(held_out, exclude_seen), held_out.past.lengths_of(held_out.users)
     users = np.flatnonzero(targets.lengths)
     width = max(1, int(targets.lengths.max(initial=0)))
     ranks = np.zeros((len(users), width), dtype=np.int64)

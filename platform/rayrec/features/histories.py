@@ -59,6 +59,11 @@ class Histories:
         """Events of each user: ``[U]`` int64."""
         return np.diff(self.offsets)
 
+    def lengths_of(self, users: np.ndarray) -> np.ndarray:
+        """Events of some users (``[B]`` int64): ``[B]`` int64."""
+        lengths: np.ndarray = self.offsets[users + 1] - self.offsets[users]
+        return lengths
+
     def keep(self, labels: np.ndarray, wanted: Sequence[Any] = (True,), empty: Empty = np.empty) -> Histories:
         """The events whose label (``[N]``) is one of those wanted; users stay, if need be with none.
 
@@ -87,7 +92,7 @@ class Histories:
 
     def of_users(self, users: np.ndarray) -> Histories:
         """Some users (``[B]`` int64) alone, in the order given."""
-        lengths = self.offsets[users + 1] - self.offsets[users]
+        lengths = self.lengths_of(users)
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         places = np.arange(offsets[-1]) + np.repeat(self.offsets[users] - offsets[:-1], lengths)
         return Histories(offsets, self.items[places], None if self.times is None else self.times[places])

@@ -93,7 +93,7 @@ class Steps:
             run.optimizer.zero_grad(set_to_none=True)
             loss, norm = self._gradients(step, batches)
         usable = self._usable(step, norm)
-        # What is no number without a scale either says nothing of it.
+        # A gradient that is no number even without a scale says nothing of the scale.
         run.scaler.update(None if usable else scale)
         if usable:
             for group in run.optimizer.param_groups:
