@@ -2,8 +2,9 @@
 
 import os
 
-# Read once, when torch is imported. By default threads that wait for each other keep the cores that others need: beside
-# other work an epoch took ten times as long (docs/decisions.md).
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+if "OMP_WAIT_POLICY" not in os.environ:
+    # Read once, when torch is imported. By default threads that wait for each other keep for long the cores that others
+    # need (docs/decisions.md).
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 __version__ = "0.1.0"

@@ -85,7 +85,7 @@ def small_spills(patch: pytest.MonkeyPatch) -> None:
 
 
 def other_order_of_work(patch: pytest.MonkeyPatch) -> None:
-    for module in ("ingest", "vocabulary", "segments", "selection", "tables", "views"):
+    for module in ("ingest", "vocabulary", "segments", "selection", "tables", "view_building"):
         patch.setattr(f"rayrec.data.{module}.run_pass", backwards)
 
 

@@ -199,7 +199,7 @@ def test_the_same_logs_give_the_same_dataset_wherever_they_lie_and_however_they_
     clean = {"max_bad_rows": 0.5}
     first = prepare(make_recipe("here", clean=clean), store)
     monkeypatch.setattr("rayrec.data.blocks.BLOCK_BYTES", 40)
-    for module in ("ingest", "vocabulary", "segments", "selection", "views"):
+    for module in ("ingest", "vocabulary", "segments", "selection", "view_building"):
         monkeypatch.setattr(
             f"rayrec.data.{module}.run_pass", lambda work, items: [*map(work, reversed([*items]))][::-1]
         )
