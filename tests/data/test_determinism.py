@@ -127,7 +127,7 @@ def test_workers_that_are_killed_change_nothing(
     with monkeypatch.context() as patch:
         other_order_of_work(patch)
         expected = digests(recipe, store)
-    for work in ("ingest._ingest_file", "segments._write_segment", "views._write_shard"):
+    for work in ("ingest._ingest_file", "segments._write_segment", "view_building._write_shard"):
         kill_first(monkeypatch, f"rayrec.data.{work}", tmp_path / work)
     disturbed = Storage.open(tmp_path / "disturbed")
     assert digests(recipe, disturbed) == expected
