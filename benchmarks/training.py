@@ -169,7 +169,7 @@ def plain_here(job: TrainJob, sending: Any) -> None:
     from rayrec.models.registry import model_class
     from rayrec.training.job import interactions, load
     from rayrec.training.loop import train
-    from rayrec.training.train import validator
+    from rayrec.training.validation import validated_users, validator
 
     settings = job.recipe.training
     torch.set_num_threads(settings.threads or 1)
@@ -179,7 +179,7 @@ def plain_here(job: TrainJob, sending: Any) -> None:
     observed, world = interactions(job, sequences), World()
     run = start(model, observed, settings, world)
     feed = feed_for(model, observed, settings, world.part_overhead)
-    train(run, feed, validator(job, dataset, sequences, world), lambda run: None)
+    train(run, feed, validator(job.recipe, validated_users(job, dataset, sequences), world), lambda run: None)
     sending.send(run.progress.history)
 
 
@@ -249,7 +249,7 @@ def some_steps(job: TrainJob, memory: float, steps: int, sending: Any) -> None:
     """Load the view, take steps, tell what it took."""
     from rayrec.models.registry import model_class
     from rayrec.training.job import interactions, load
-    from rayrec.training.train import validator
+    from rayrec.training.validation import validated_users, validator
 
     settings, world = job.recipe.training, World()
     torch.set_num_threads(1)
@@ -260,7 +260,7 @@ def some_steps(job: TrainJob, memory: float, steps: int, sending: Any) -> None:
     observed = interactions(job, sequences)
     run = start(model, observed, settings, world)
     feed = feed_for(model, observed, settings, world.part_overhead)
-    validate = validator(job, dataset, sequences, world)
+    validate = validator(job.recipe, validated_users(job, dataset, sequences), world)
     loaded = time.perf_counter()
     taken = Steps(run, shared(run), feed)
     for _ in range(steps):

@@ -30,6 +30,7 @@ from rayrec.cli_shared import (
     print_json,
     terminate,
 )
+from rayrec.cli_tuning import tune
 from rayrec.errors import RayrecError
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ app.add_typer(data_app, name="data")
 app.command()(init)
 app.command()(compare)
 app.command()(cross_validate)
+app.command()(tune)
 
 # ---- the pipeline
 

@@ -149,8 +149,18 @@ class Pipeline(Stages):
         output = self._stage("evaluate", inputs, ("evaluation",), self._evaluation_exists, work).output
         return self.storage.read_json(output["evaluation"])
 
-    def register(self, dataset: Dataset, view: str, trained: Trained, metrics: Json) -> tuple[RegisteredRelease, str]:
-        """Everything -> a registered Release, promoted if it is not worse. Returns it, and what was decided."""
+    def register(
+        self, dataset: Dataset, view: str, trained: Trained, metrics: Json, promote: bool = True
+    ) -> tuple[RegisteredRelease, str]:
+        """Everything -> a registered Release, promoted if it is not worse. Returns it, and what was decided.
+
+        Args:
+            dataset: The Dataset.
+            view: Digest of the view.
+            trained: The models.
+            metrics: Theirs.
+            promote: Whether it may become the champion; it is the candidate in any case.
+        """
         content = self._release_content(dataset, view, trained, metrics)
 
         def work(run: TrackedRun) -> tuple[Json, int]:
@@ -166,12 +176,15 @@ class Pipeline(Stages):
             run.json(release.content, "release.json")
             metric = self.recipe.training.metric
             measure = self._measure(dataset, view, trained.evaluated["main"])
-            decision = promote_if_not_worse(self._tracker, registered, metric, metrics["main"]["test"][metric], measure)
+            decision = "the candidate; `rayrec promote` makes it the champion"
+            if promote:
+                tested = metrics["main"]["test"][metric]
+                decision = promote_if_not_worse(self._tracker, registered, metric, tested, measure)
             for target in self._with_parent(run):
                 target.tags({"rayrec.decision": decision, "rayrec.release": registered.digest})
             return {"name": registered.name, "version": registered.version, "decision": decision}, 0
 
-        output = self._stage("register", {"content": content}, ("name",), self._release_exists, work).output
+        output = self._stage("register", {"content": content, "promote": promote}, ("name",), self._release_exists, work).output
         return find_release(f"{output['name']}/{output['version']}"), output["decision"]
 
     # ---- what each stage needs
@@ -243,9 +256,7 @@ class Pipeline(Stages):
 
         counts = open_view(dataset, job.view)["counts"]
         events = sum(counts[fold] for fold in job.folds)
-        chosen = recipe.sections("name", "model", "evaluation") | {"training": job.settings}
-        inputs = {"dataset": dataset.digest, "view": job.view, **chosen}
-        run_name = short_digest([inputs, code_version(*CODE[stage])])
+        inputs, run_name = training_inputs(job, dataset), training_name(job, dataset, stage)
         checkpoints = Checkpoints(self.storage, run_name)
         outcome = self._stage(stage, inputs, (), self._bundle_exists, work)
         # It is recorded: nobody will take it up again.
@@ -327,6 +338,17 @@ class Pipeline(Stages):
         run.tags({"rayrec.warnings": " ".join(warnings)})
         run.json(results, "metrics.json")
         run.figure(plot_by_cutoff(results, self.recipe.evaluation.ks), "metrics_by_cutoff.png")
+
+
+def training_inputs(job: TrainJob, dataset: Dataset) -> Json:
+    """All that decides what a training makes, but for the code."""
+    chosen = job.recipe.sections("name", "model", "evaluation") | {"training": job.settings}
+    return {"dataset": dataset.digest, "view": job.view, **chosen}
+
+
+def training_name(job: TrainJob, dataset: Dataset, stage: str = "train") -> str:
+    """Of a training's checkpoints: the same training has the same name, whoever begins it."""
+    return short_digest([training_inputs(job, dataset), code_version(*CODE[stage])])
 
 
 @dataclass(frozen=True)

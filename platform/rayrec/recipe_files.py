@@ -69,7 +69,7 @@ def parse_recipe(raw: Mapping[str, Any], where: str = "recipe", folder: Path | N
     try:
         recipe = Recipe.model_validate({**body, "model": choice})
     except pydantic.ValidationError as error:
-        messages += _described(error, Recipe.model_json_schema())
+        messages += described(error, Recipe.model_json_schema())
     if messages:
         raise RecipeError(f"recipe {where}:\n  " + "\n  ".join(messages))
     return recipe if folder is None else _resolved(recipe, folder)
@@ -109,11 +109,8 @@ def to_yaml(recipe: Recipe) -> str:
 
 def _read(reference: str) -> tuple[dict[str, Any], Path | None]:
     path = Path(reference)
-    try:
-        if path.is_file():
-            return _parsed(path.read_text(encoding="utf-8"), reference), path.absolute().parent
-    except (OSError, UnicodeError) as error:
-        raise RecipeError(f"recipe {reference[:200]}: cannot be read as UTF-8 text: {error}") from error
+    if _is_file(path):
+        return _parsed(_text(path, f"recipe {reference[:200]}"), reference), path.absolute().parent
     if path.suffix in {".yaml", ".yml"}:
         raise RecipeError(f"recipe {reference}: there is no such file. Packaged recipes: {_known()}.")
     if reference not in packaged_recipes():
@@ -128,6 +125,32 @@ def _read(reference: str) -> tuple[dict[str, Any], Path | None]:
 
 def _known() -> str:
     return ", ".join(packaged_recipes())
+
+
+def read_yaml(path: Path, where: str) -> dict[str, Any]:
+    """The keys of a YAML file.
+
+    Raises:
+        RecipeError: It cannot be read, or holds no keys.
+    """
+    raw = _yaml(_text(path, where), f"{where}: this")
+    if not isinstance(raw, dict):
+        raise RecipeError(f"{where}: expected keys with values, found {type(raw).__name__}.")
+    return raw
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError as error:
+        raise RecipeError(f"recipe {str(path)[:200]}: cannot be read: {error}") from error
+
+
+def _text(path: Path, where: str) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeError) as error:
+        raise RecipeError(f"{where}: cannot be read as UTF-8 text: {error}") from error
 
 
 def _parsed(text: str, where: str) -> dict[str, Any]:
@@ -233,7 +256,7 @@ def _parse_model(section: Any, messages: list[str]) -> ModelChoice | None:
         messages.append(str(error))
         return None
     except pydantic.ValidationError as error:
-        messages.extend(_described(error, TypeAdapter(_strict(config_class)).json_schema(), prefix=("model",)))
+        messages.extend(described(error, TypeAdapter(_strict(config_class)).json_schema(), prefix=("model",)))
         return None
     return ModelChoice(name, config_class(**dataclasses.asdict(config)))
 
@@ -243,8 +266,8 @@ def _strict(config_class: type) -> Any:
     return pydantic.dataclasses.dataclass(config_class, frozen=True, config=ConfigDict(extra="forbid"))
 
 
-def _described(error: pydantic.ValidationError, schema: Json, prefix: tuple[str, ...] = ()) -> list[str]:
-    """One line a key that is wrong."""
+def described(error: pydantic.ValidationError, schema: Json, prefix: tuple[str, ...] = ()) -> list[str]:
+    """What pydantic found: one line a key that is wrong, with the nearest valid one."""
     by_key: dict[tuple[str | int, ...], list[Any]] = {}
     for problem in _innermost(error.errors()):
         by_key.setdefault(_location(problem, schema), []).append(problem)
@@ -275,22 +298,23 @@ def _describe(location: tuple[str | int, ...], problems: Sequence[Any], schema: 
     key = ".".join(str(part) for part in (*prefix, *location)) or "recipe"
     if problem["type"] in UNKNOWN_KEY:
         valid = _node_at(schema, problem["loc"][:-1]).get("properties", {})
-        return f"{key}: unknown key.{_nearest(str(location[-1]), valid)}"
+        return f"{key}: unknown key.{nearest(str(location[-1]), valid)}"
     if problem["type"] in MISSING_KEY:
         return f"{key}: required, but missing."
     if problem["type"] == "union_tag_not_found":
         return f"{key}.kind: required, but missing."
     if problem["type"] == "union_tag_invalid":
         valid, tag = problem["ctx"]["expected_tags"], problem["ctx"]["tag"]
-        return f"{key}.kind = {tag!r}: Input should be one of {valid}.{_nearest(tag, valid.split(chr(39))[1::2])}"
+        return f"{key}.kind = {tag!r}: Input should be one of {valid}.{nearest(tag, valid.split(chr(39))[1::2])}"
     reason = "; or: ".join(dict.fromkeys(p["msg"].removeprefix("Value error, ") for p in problems))
     if not isinstance(problem["input"], str | int | float | bool | None):
         return f"{key}: {reason}."
     expected = problem.get("ctx", {}).get("expected", "")
-    return f"{key} = {problem['input']!r}: {reason}.{_nearest(str(problem['input']), expected.split(chr(39))[1::2])}"
+    return f"{key} = {problem['input']!r}: {reason}.{nearest(str(problem['input']), expected.split(chr(39))[1::2])}"
 
 
-def _nearest(text: str, valid: Iterable[str]) -> str:
+def nearest(text: str, valid: Iterable[str]) -> str:
+    """A sentence that asks whether the nearest of what is valid was meant, with a space before; empty without any."""
     matches = difflib.get_close_matches(text, list(valid), n=1, cutoff=0.0)
     return f" Did you mean '{matches[0]}'?" if matches else ""
 

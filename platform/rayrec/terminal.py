@@ -98,7 +98,7 @@ class RunDisplay:
 
 def show_result(result: RunResult) -> None:
     """The closing tables: quality beside the baseline, cost by stage, where to look."""
-    out = _stdout()
+    out = stdout_console()
     show_quality(result.recipe, result.metrics)
     cost = Table(title="stages", title_justify="left")
     for column in ("stage", "seconds", "rows", "rows/s"):
@@ -132,7 +132,7 @@ def show_quality(recipe: Recipe, metrics: Json) -> None:
         # With one held-out event a user, recall is the hit rate.
         if not name.startswith("recall") or tested[0][name] != tested[0].get(name.replace("recall", "hr")):
             table.add_row(name, *(with_interval(test, name) for test in tested))
-    out = _stdout()
+    out = stdout_console()
     out.print(table)
     metric, refit = recipe.training.metric, recipe.training.refit
     if refit != "none":
@@ -145,7 +145,7 @@ def show_quality(recipe: Recipe, metrics: Json) -> None:
 
 def show_comparison(comparison: Comparison) -> None:
     """Metrics side by side, tests against the first, slices."""
-    out, names = _stdout(), [str(model["reference"]) for model in comparison.models]
+    out, names = stdout_console(), [str(model["reference"]) for model in comparison.models]
     tested = [model["test"] for model in comparison.models]
     data = comparison.data
     label = " (SIMULATED DATA)" if data["simulated"] else ""
@@ -182,7 +182,7 @@ def show_cross_validation(found: CrossValidation) -> None:
         difference = values["difference"]
         interval = f"{difference['low']:+.4f} to {difference['high']:+.4f}"
         table.add_row(name, *means, f"{difference['mean']:+.4f}", interval)
-    out = _stdout()
+    out = stdout_console()
     out.print(table)
     out.print("The intervals allow for folds that share training events (Nadeau and Bengio 2003).")
 
@@ -202,7 +202,7 @@ def _table(title: str, columns: Sequence[str]) -> Table:
 
 def show_inventory(found: Json) -> None:
     """Tables of Datasets, models and Releases."""
-    out = _stdout()
+    out = stdout_console()
     out.print(f"storage {found['storage']}")
     for kind in ("datasets", "models", "releases"):
         rows = found[kind]
@@ -218,7 +218,7 @@ def show_inventory(found: Json) -> None:
         out.print(table)
 
 
-def _stdout() -> Console:
+def stdout_console() -> Console:
     """Standard output; where it is no terminal, tables get room."""
     return Console(highlight=False, width=None if sys.stdout.isatty() else PLAIN_WIDTH)
 

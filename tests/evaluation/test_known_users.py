@@ -18,7 +18,7 @@ from rayrec.evaluation.full_ranking import HeldOut
 from rayrec.features.histories import Histories
 from rayrec.inference.bundle import open_bundle
 from rayrec.models.interactions import SparseRows
-from rayrec.training.train import validator
+from rayrec.training.validation import validated_users, validator
 from rayrec.training.world import World
 
 __all__ = ["without_ray"]
@@ -48,7 +48,7 @@ def test_what_only_features_tell_is_found_with_them_and_by_chance_without(
 
 def test_training_is_validated_with_features(planted: Planted) -> None:
     view = load_view(planted.dataset, planted.job.view)
-    validate = validator(planted.job, planted.dataset, view, World())
+    validate = validator(planted.job.recipe, validated_users(planted.job, planted.dataset, view), World())
     assert validate(open_bundle(planted.job.storage, planted.bundle).model())["ndcg@1"] > 0.95
 
 

@@ -232,6 +232,15 @@ class Writer:
             pending, self._pending = self._pending, None
             pending.result()
 
+    def close(self) -> None:
+        """Wait for the latest; nothing can be saved afterwards.
+
+        Raises:
+            StorageError: It could not be written.
+        """
+        self._thread.shutdown()
+        self.wait()
+
     def __enter__(self) -> Self:
         return self
 
@@ -239,6 +248,7 @@ class Writer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         # What ended the training matters more than that its last checkpoint could not be written.
-        self._thread.shutdown()
         if error is None:
-            self.wait()
+            self.close()
+        else:
+            self._thread.shutdown()

@@ -26,13 +26,8 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from rayrec.artifacts import Json
 from rayrec.data.dataset import Dataset, open_dataset
 from rayrec.data.user_features import feature_digests
-from rayrec.data.views import Sequences, open_view
+from rayrec.data.views import open_view
 from rayrec.errors import ClusterError, ModelError, RayrecError, StorageError
-from rayrec.evaluation.full_ranking import rank_users
-from rayrec.evaluation.held_out import held_out, with_features
-from rayrec.inference.runtime import TorchRuntime
-from rayrec.metrics.ranking import parse_metric, ranking_metrics
-from rayrec.metrics.ranks import NoNumberError
 from rayrec.models.base import Fitted, Recommender
 from rayrec.models.registry import model_class
 from rayrec.recipe import Recipe
@@ -47,6 +42,7 @@ from rayrec.training.progress import MEASURED, Metrics, Position
 from rayrec.training.reports import reporter
 from rayrec.training.run import Run, start
 from rayrec.training.steps import DivergedError
+from rayrec.training.validation import validated_users, validator
 from rayrec.training.world import World
 
 _LOG = logging.getLogger(__name__)
@@ -54,6 +50,11 @@ _LOG = logging.getLogger(__name__)
 OUT_OF_MEMORY = (
     "training: a worker ran out of GPU memory ({}) Lower training.batch_size, or raise training.accumulate, which "
     "works a step out in so many pieces."
+)
+NO_VALIDATION = (
+    "training: no events are left for validation, so all %d epochs are trained and the last one is kept. To stop at the "
+    "best one, set data.split so that there are some; for kind = given, set data.split.validation to a share of the "
+    "training events such as 0.1."
 )
 SMALL = 500_000
 """Events of a view from which on a worker is started for it."""
@@ -237,7 +238,10 @@ def _train_here(job: TrainJob, checkpoints: Checkpoints, reports: Any) -> str | 
     if position != Position():
         best.state = checkpoints.load(run, position)
     feed = feed_for(model, observed, recipe.training, world.part_overhead)
-    validate = validator(job, dataset, sequences, world)
+    users = validated_users(job, dataset, sequences)
+    if world.rank == 0 and users is None and job.epochs is None:
+        _LOG.warning(NO_VALIDATION, recipe.training.epochs)
+    validate = validator(recipe, users, world)
     with Writer(checkpoints) as writer, _profiled(run, job, checkpoints) as run:
         train(
             run,
@@ -307,41 +311,6 @@ def _amid_epoch(run: Run, best: _Best, writer: Writer) -> None:
     """Write a checkpoint."""
     if run.world.rank == 0:
         writer.save(Checkpoint.of(run, best.state))
-
-
-def validator(job: TrainJob, dataset: Dataset, sequences: Sequences, world: World) -> Callable[[Recommender], Metrics]:
-    """Full ranking of the validation fold, the users shared out among the workers; nothing where none is left."""
-    recipe = job.recipe
-    if job.epochs is not None:
-        return lambda model: {}
-    if "validation" in job.folds or not open_view(dataset, job.view)["counts"]["validation"]:
-        if world.rank == 0:
-            _LOG.warning(
-                "training: no events are left for validation, so all %d epochs are trained and the last one is kept. "
-                "To stop at the best one, set data.split so that there are some; for kind = given, set "
-                "data.split.validation to a share of the training events such as 0.1.",
-                recipe.training.epochs,
-            )
-        return lambda model: {}
-    metric = recipe.training.metric
-    k = parse_metric(metric)[1]
-    reads = model_class(recipe.model.name).features
-    users = with_features(held_out(sequences, "validation"), reads, dataset, job.view, sequences, "validation")
-    mine = users.part(world.rank, world.size)
-
-    def validate(model: Recommender) -> Metrics:
-        score, seen = TorchRuntime(model).on_device, recipe.evaluation.exclude_seen
-        try:
-            ranked = rank_users(score, mine, model.num_items, model.max_length, k, seen)
-        except NoNumberError as error:
-            # One worker may see it alone: it is told of by a metric that is none on all.
-            _LOG.warning("training: %s", error)
-            return {metric: world.sum([math.nan, 0.0])[0]}
-        means = ranking_metrics(ranked.ranks, [k]) if len(ranked.ranks) else {metric: 0.0}
-        total, count = world.sum([means[metric] * len(ranked.ranks), float(len(ranked.ranks))])
-        return {metric: total / max(1.0, count)}
-
-    return validate
 
 
 def _training_metrics(run: Run, threads: int) -> Json:

@@ -1,0 +1,256 @@
+"""A sweep of a recipe: prepare once, search, and register the best as the candidate."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import Protocol
+
+import ray
+
+from rayrec.artifacts import Json, Storage, code_version, short_digest
+from rayrec.data.dataset import Dataset
+from rayrec.errors import ClusterError, ModelError
+from rayrec.pipeline import Pipeline, training_name
+from rayrec.recipe import Recipe
+from rayrec.recipe_files import to_yaml
+from rayrec.stages import CODE, Watcher
+from rayrec.tracking import RegisteredRelease, TrackedRun, Tracker, tracking_uri, without_passwords
+from rayrec.training.job import TrainJob
+from rayrec.tuning.options import Options, Search
+from rayrec.tuning.records import Records, TrialRecord, best_of, front_of
+from rayrec.tuning.report import sweep_page
+from rayrec.tuning.search import Sweep, search
+from rayrec.tuning.space import changed
+
+HEADER = "# Written by rayrec tune"
+ASIDE = 0.1
+"""CPUs of a trial that only waits for the workers of its training; Ray Tune wants more than none."""
+
+
+class TuneWatcher(Watcher, Protocol):
+    """Who is told of the stages and of the trials."""
+
+    def trial(self, record: TrialRecord) -> None:
+        """See `rayrec.tuning.search.Watcher`."""
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """What a sweep leaves behind.
+
+    Attributes:
+        recipe: The recipe that was tuned.
+        search: What was searched.
+        trials: All trials, in order.
+        best: The best of them.
+        best_recipe: The complete recipe that trains it.
+        release: The best, registered as the candidate.
+        metrics: Of that Release's model, by fold.
+        page: The report, HTML.
+        folder: Of the sweep, a URI.
+        run_id: Its MLflow run.
+    """
+
+    recipe: Recipe
+    search: Search
+    trials: list[TrialRecord]
+    best: TrialRecord
+    best_recipe: Recipe
+    release: RegisteredRelease
+    metrics: Json
+    page: str
+    folder: str
+    run_id: str
+
+    @property
+    def front(self) -> list[TrialRecord]:
+        """The Pareto front, where there are several objectives."""
+        objectives = self.search.objectives
+        return front_of(self.trials, objectives) if len(objectives.names) > 1 else []
+
+    @property
+    def yaml(self) -> str:
+        """What `best_recipe` is written as."""
+        return best_yaml(self.best_recipe, self.best, self.search)
+
+    def to_json(self) -> Json:
+        """The object that ``--json`` prints."""
+        return {
+            "recipe": self.recipe.name,
+            "simulated": self.recipe.simulated,
+            "metric": list(self.search.objectives.names),
+            "constraints": [str(constraint) for constraint in self.search.objectives.constraints],
+            "trials": [record.to_json() | {"best": record.best} for record in self.trials],
+            "best": self.best.number,
+            "default": 0,
+            "pareto_front": [record.number for record in self.front],
+            "epochs": {"trained": sum(len(r.curve) for r in self.trials), "at_most": self.at_most},
+            "release": {"name": self.release.name, "version": self.release.version, "digest": self.release.digest},
+            "metrics": self.metrics,
+            "folder": self.folder,
+            "tracking": {"uri": without_passwords(tracking_uri()), "run_id": self.run_id},
+        }
+
+    @property
+    def at_most(self) -> int:
+        """Epochs of all trials, had none been stopped and no patience ended."""
+        return len(self.trials) * self.recipe.training.epochs
+
+
+def tune(recipe: Recipe, chosen: Search, storage: Storage, watcher: TuneWatcher, resume: bool = True) -> SweepResult:
+    """Run a sweep, or what is left of it.
+
+    Args:
+        recipe: The recipe; trials change it.
+        chosen: What is searched, and how.
+        storage: Where everything goes.
+        watcher: Who is told.
+        resume: Go on from the trials of an interrupted sweep; else begin anew.
+
+    Raises:
+        ModelError: No trial came to anything, or too many failed.
+        DataError: There are no validation events to judge trials by.
+    """
+    tracker = Tracker(recipe.name)
+    with tracker.run("tune") as run, Pipeline(recipe, storage, watcher, within=run) as pipeline:
+        dataset, view = pipeline.prepare()
+        sweep = _planned(recipe, chosen, dataset, view, run, tracker, resume)
+        run.params({"space": {p.key: f"{p.kind} {list(p.values)}" for p in chosen.space.parameters}})
+        run.params({"options": chosen.options.model_dump(mode="json"), "recipe": sweep.job.recipe.name})
+        trials = search(sweep, watcher)
+        best = best_of(trials, chosen.objectives)
+        if best is None:
+            raise ModelError(_nothing(trials, chosen))
+        final = changed(sweep.job.recipe, best.changes)
+        # What is served may learn from validation events, too, once nothing is chosen by them any more.
+        final = final.model_copy(update={"training": replace(final.training, refit=recipe.training.refit)})
+        release, metrics = _registered(final, storage, watcher, run)
+        result = SweepResult(
+            recipe=sweep.job.recipe,
+            search=chosen,
+            trials=trials,
+            best=best,
+            best_recipe=final,
+            release=release,
+            metrics=metrics,
+            page=sweep_page(sweep.job.recipe, chosen, trials, best, metrics),
+            folder=storage.url(sweep.records.folder),
+            run_id=run.id,
+        )
+        _log_result(run, storage, sweep.records.folder, result)
+    return result
+
+
+def best_yaml(recipe: Recipe, best: TrialRecord, chosen: Search) -> str:
+    """A complete recipe, with what it is said to reach."""
+    metric = chosen.objectives.metric
+    note = "its trial went on from the weights of others" if best.copied_from else "training it again gives the same"
+    return (
+        f"{HEADER}: trial {best.number}, {metric} {best.best:.6f} on validation events after epoch {best.best_epoch}; "
+        f"{note}.\n{to_yaml(recipe)}"
+    )
+
+
+def _planned(
+    recipe: Recipe, chosen: Search, dataset: Dataset, view: str, run: TrackedRun, tracker: Tracker, resume: bool
+) -> Sweep:
+    """The sweep as it was begun: with everything in the recipe that its trials have in common."""
+    resources, parallel = _shares(recipe, chosen.options)
+    version = dataset.name, dataset.number
+
+    def with_threads(threads: int | None) -> TrainJob:
+        training = replace(
+            recipe.training,
+            metric=chosen.objectives.metric,
+            refit="none",
+            warm_start=None,
+            workers=recipe.training.workers or 0,
+            threads=threads,
+        )
+        base = recipe.model_copy(update={"training": training})
+        return TrainJob(base, version, view, dataset.storage, recipe.name)
+
+    key = short_digest([training_name(with_threads(recipe.training.threads), dataset), _identity(chosen)])
+    records = Records(dataset.storage, f"sweeps/{recipe.name}/{key}")
+    if not resume:
+        records.clear()
+    # Sums depend on the number of threads: a sweep that goes on elsewhere keeps to the first choice.
+    threads = records.threads or int(resources["CPU"] if not recipe.training.workers else 1)
+    job = with_threads(recipe.training.threads or threads)
+    records.begin(threads, {**_identity(chosen), "recipe": job.recipe.model_dump(mode="json", by_alias=True)})
+
+    def name_of(trial: Recipe) -> str:
+        return training_name(replace(job, recipe=trial), dataset)
+
+    return Sweep(job, chosen, records, run, tracker, name_of, resources, parallel)
+
+
+def _identity(chosen: Search) -> Json:
+    """What makes a sweep this one and no other: but not how many trials it has, or how many at a time."""
+    options = {"algorithm", "scheduler", "grace_epochs", "reduction", "seed"}
+    return {
+        "space": [asdict(parameter) for parameter in chosen.space.parameters],
+        "options": chosen.options.model_dump(mode="json", include=options),
+        "metric": list(chosen.objectives.names),
+        "constraints": [str(constraint) for constraint in chosen.objectives.constraints],
+        "code": code_version(*CODE["train"], "tuning"),
+    }
+
+
+def _shares(recipe: Recipe, options: Options) -> tuple[dict[str, float], int]:
+    """What a trial takes of the cluster, and how many trials there are at a time.
+
+    Raises:
+        ClusterError: The cluster has not what one trial takes.
+    """
+    training, total = recipe.training, ray.cluster_resources()
+    cpus, gpus = int(total.get("CPU", 1)), total.get("GPU", 0.0)
+    if training.workers:
+        # Its workers take what they need; the trial itself waits for them.
+        return {"CPU": ASIDE}, options.parallel or max(1, cpus // (training.workers + 1))
+    if training.gpus == "yes" and not gpus:
+        raise ClusterError("training.gpus = 'yes', but the cluster has no GPU. Set training.gpus to auto.")
+    uses_gpus = bool(gpus) and training.gpus != "no" and options.gpus != 0
+    share = options.gpus or (min(1.0, gpus / options.parallel) if options.parallel and gpus else 1.0)
+    fit = max(1, int(gpus / share)) if uses_gpus else max(1, cpus // (training.threads or 1))
+    parallel = options.parallel or fit
+    if parallel > fit:
+        have = f"{gpus:g} GPUs, {share:g} a trial" if uses_gpus else f"{cpus} CPUs, {training.threads or 1} a trial"
+        raise ClusterError(f"--parallel {parallel}: the cluster has {have}, so at most {fit} trials fit at a time.")
+    threads = training.threads or max(1, cpus // parallel)
+    return {"CPU": threads, **({"GPU": share} if uses_gpus else {})}, parallel
+
+
+def _registered(
+    recipe: Recipe, storage: Storage, watcher: Watcher, run: TrackedRun
+) -> tuple[RegisteredRelease, Json]:
+    """The best recipe's Release, the candidate. Its training goes on from the trial's last checkpoint: it is over."""
+    with Pipeline(recipe, storage, watcher, within=run, run_name="best") as pipeline:
+        dataset, view = pipeline.prepare()
+        trained = pipeline.train(dataset, view)
+        metrics = pipeline.evaluate(dataset, view, trained)
+        release, _ = pipeline.register(dataset, view, trained, metrics, promote=False)
+    return release, metrics["main"]
+
+
+def _nothing(trials: list[TrialRecord], chosen: Search) -> str:
+    """Why there is no best."""
+    states = ", ".join(f"{sum(t.state == state for t in trials)} {state}" for state in ("done", "stopped", "failed"))
+    if chosen.objectives.constraints and any(trial.state == "done" for trial in trials):
+        limits = " and ".join(str(constraint) for constraint in chosen.objectives.constraints)
+        return f"tune: no trial meets {limits} ({states}). Loosen it, or search smaller models."
+    return f"tune: no trial came to its end ({states}). Give it more time, or more trials."
+
+
+def _log_result(run: TrackedRun, storage: Storage, folder: str, result: SweepResult) -> None:
+    """The parent run shows the outcome at one glance."""
+    objectives, default = result.search.objectives, result.trials[0]
+    run.metrics({f"best/{name}": value for name, value in result.best.values.items()})
+    run.metrics({f"default/{name}": value for name, value in default.values.items()})
+    run.metrics({"trials": len(result.trials), "epochs": sum(len(trial.curve) for trial in result.trials)})
+    run.tags({"rayrec.best": result.best.number, "rayrec.metric": objectives.metric})
+    run.text(result.yaml, "best.yaml")
+    run.text(result.page, "sweep.html")
+    run.json([record.to_json() for record in result.trials], "trials.json")
+    storage.replace(f"{folder}/best.yaml", result.yaml.encode())
+    storage.replace(f"{folder}/sweep.html", result.page.encode())

@@ -1,0 +1,1 @@
+"""Recipe x search space -> best recipe, by Ray Tune and Optuna."""

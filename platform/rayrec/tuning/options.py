@@ -1,0 +1,159 @@
+"""A space file: what is searched, and the options of the sweep, each of which the command line may override."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pydantic
+from pydantic import BeforeValidator, Field, model_validator
+
+from rayrec.errors import RecipeError
+from rayrec.recipe import Recipe
+from rayrec.recipe_data import Section
+from rayrec.recipe_files import described, nearest, read_yaml
+from rayrec.tuning.objectives import Objectives, parse_objectives
+from rayrec.tuning.space import Space, check_against, parse_space
+
+UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def _seconds(value: object) -> object:
+    """``90s``, ``15m``, ``2h`` or ``1d`` as seconds."""
+    if isinstance(value, str) and (found := re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd])", value.strip())):
+        return float(found[1]) * UNITS[found[2]]
+    if isinstance(value, str):
+        raise ValueError("write a time like 90s, 15m, 2h or 1d")
+    return value
+
+
+def _several(value: object) -> object:
+    """One text as a list of one."""
+    return (value,) if isinstance(value, str) else value
+
+
+class Options(Section):
+    """How a space is searched."""
+
+    trials: int = Field(16, ge=1, le=100_000, description="Trials, the recipe as it is among them.")
+    max_time: Annotated[float, BeforeValidator(_seconds), Field(gt=0)] | None = Field(
+        None, description="Stop after so long, such as 15m or 2h. What runs then is stopped."
+    )
+    metric: Annotated[tuple[str, ...], BeforeValidator(_several)] = Field(
+        (),
+        description="What is to be as good as possible on validation events; by default training.metric. Several: also "
+        "p95_ms and size_mb.",
+    )
+    constraints: Annotated[tuple[str, ...], BeforeValidator(_several)] = Field(
+        (), description="What the best must fulfil, such as p95_ms <= 5."
+    )
+    algorithm: Literal["grid", "random", "tpe", "nsga2"] = Field("tpe", description="How values are chosen.")
+    scheduler: Literal["none", "asha", "median", "hyperband", "pbt"] = Field(
+        "none", description="What stops trials early (pbt: has them go on from better ones)."
+    )
+    grace_epochs: int = Field(8, ge=1, description="Epochs that every trial has before it may be stopped.")
+    reduction: int = Field(3, ge=2, description="asha, hyperband: one of so many goes on at each rung.")
+    parallel: int | None = Field(None, ge=1, description="Trials at a time; by default one a CPU, or a GPU.")
+    gpus: float | None = Field(None, ge=0, description="GPUs a trial, such as 0.5; by default its share.")
+    seed: int = Field(0, ge=0, lt=1 << 32, description="Of what the algorithm draws.")
+    max_failed: float = Field(0.3, ge=0, le=1, description="Share of the trials that may fail before the sweep does.")
+
+    @model_validator(mode="after")
+    def _go_together(self) -> Options:
+        if self.scheduler == "pbt" and self.algorithm in {"grid", "nsga2"}:
+            raise ValueError(f"pbt draws its own values: set algorithm to random or tpe, not {self.algorithm}")
+        if len(self.metric) > 1 and self.scheduler != "none":
+            raise ValueError(f"scheduler {self.scheduler} knows one metric, not {len(self.metric)}: set it to none")
+        return self
+
+
+@dataclass(frozen=True)
+class Search:
+    """What is searched, and how.
+
+    Attributes:
+        space: The parameters.
+        options: How.
+        objectives: For what.
+    """
+
+    space: Space
+    options: Options
+    objectives: Objectives
+
+
+def load_search(reference: str, given: Mapping[str, Any], recipe: Recipe) -> Search:
+    """A space file with what the command line says, checked against the recipe.
+
+    Args:
+        reference: A YAML file, or the name of one that comes with rayrec.
+        given: Options that take precedence over the file's.
+        recipe: What is tuned.
+
+    Raises:
+        RecipeError: Whatever is wrong, one a line.
+    """
+    where = f"space {reference}"
+    raw = read_yaml(_file(reference), where)
+    if "space" not in raw:
+        hint = nearest("space", [str(key) for key in raw]) if raw else ""
+        raise RecipeError(f"{where}: space: required, but missing.{hint}")
+    options = _options({key: value for key, value in raw.items() if key != "space"} | dict(given), where)
+    objectives = parse_objectives(options.metric or (recipe.training.metric,), options.constraints)
+    space = parse_space(raw["space"], where)
+    check_against(space, recipe, where)
+    if options.algorithm == "grid":
+        space.grid()
+    if options.scheduler == "pbt":
+        _check_mutable(space, where)
+    return Search(space, options, objectives)
+
+
+def packaged_spaces() -> dict[str, Path]:
+    """The space files that come with rayrec, by name."""
+    inside = Path(str(files("rayrec"))) / "tuning" / "spaces"
+    # A checkout has them where people look for them.
+    folder = inside if inside.is_dir() else inside.parents[3] / "tuning"
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def _file(reference: str) -> Path:
+    path, known = Path(reference), packaged_spaces()
+    if path.is_file():
+        return path
+    if reference in known:
+        return known[reference]
+    listed = ", ".join(known)
+    raise RecipeError(
+        f"space {reference}: there is no such file.{nearest(path.stem, known)} Those that come with rayrec: {listed}."
+    )
+
+
+def _options(raw: Mapping[str, Any], where: str) -> Options:
+    try:
+        return Options.model_validate(raw)
+    except pydantic.ValidationError as error:
+        lines = described(error, Options.model_json_schema())
+        # Their names stand on the command line with two dashes.
+        raise RecipeError(f"{where}:\n  " + "\n  ".join(lines)) from error
+
+
+MUTABLE = "training.learning_rate", "training.table_learning_rate", "training.weight_decay", "training.clip"
+
+
+def _check_mutable(space: Space, where: str) -> None:
+    """A population is changed while it trains: only what weights do not depend on can be.
+
+    Raises:
+        RecipeError: Something else is searched.
+    """
+    wrong = [key for key in space.keys if key not in MUTABLE]
+    if wrong:
+        raise RecipeError(
+            f"{where}: {', '.join(wrong)}: pbt changes values while the weights are kept, which is possible for "
+            f"{', '.join(MUTABLE)}. Leave the others out, or choose another scheduler."
+        )

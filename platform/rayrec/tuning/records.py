@@ -1,0 +1,128 @@
+"""What is known of each trial, kept in the storage, so that nothing that was paid for is lost."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field, replace
+from typing import Literal
+
+from rayrec.artifacts import Json, Storage, canonical
+from rayrec.tuning.objectives import Objectives
+from rayrec.tuning.space import Changes
+
+State = Literal["running", "done", "stopped", "failed"]
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """A trial.
+
+    Attributes:
+        number: Counted from 0, the recipe as it is.
+        changes: What it changes in the recipe; with a population, what it had in the end.
+        name: Of its checkpoints; equal trainings have equal names.
+        state: ``done`` trained to its end, ``stopped`` was ended early, ``failed`` is of no use.
+        reason: Why it failed.
+        curve: The metric after each epoch.
+        values: The objectives, and what is constrained, of the best epoch; of one that was stopped the metric alone.
+        seconds: Of training, measuring included.
+        run_id: Its MLflow run.
+        copied_from: With a population: numbers of the trials whose weights it went on from, and after which epoch.
+    """
+
+    number: int
+    changes: Changes
+    name: str
+    state: State = "running"
+    reason: str = ""
+    curve: tuple[float, ...] = ()
+    values: dict[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+    run_id: str = ""
+    copied_from: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def best_epoch(self) -> int:
+        """The epoch with the best metric, counted from 1; 0 before the first."""
+        return max(range(len(self.curve)), key=self.curve.__getitem__) + 1 if self.curve else 0
+
+    @property
+    def best(self) -> float:
+        """The best metric so far."""
+        return max(self.curve, default=-math.inf)
+
+    def after(self, entry: float, seconds: float) -> TrialRecord:
+        """The same, an epoch later."""
+        return replace(self, curve=(*self.curve, entry), seconds=seconds)
+
+    def to_json(self) -> Json:
+        """As it is stored."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, stored: Json) -> TrialRecord:
+        """As it was stored."""
+        lists = {"curve": tuple(stored["curve"]), "copied_from": tuple((a, b) for a, b in stored["copied_from"])}
+        return cls(**{**stored, **lists})
+
+
+@dataclass(frozen=True)
+class Records:
+    """The trials of a sweep: a file each below ``sweeps/NAME/KEY/``.
+
+    Attributes:
+        storage: Where they are.
+        folder: Of the sweep.
+    """
+
+    storage: Storage
+    folder: str
+
+    @property
+    def threads(self) -> int | None:
+        """Threads of a trial, as the sweep was begun with; None before."""
+        if not self.storage.exists(self._sweep):
+            return None
+        return int(self.storage.read_json(self._sweep)["threads"])
+
+    def begin(self, threads: int, settings: Json) -> None:
+        """Store how the sweep is begun, for `threads` and whoever looks."""
+        self.storage.replace(self._sweep, canonical({"threads": threads, **settings}))
+
+    @property
+    def _sweep(self) -> str:
+        return f"{self.folder}/sweep.json"
+
+    def write(self, record: TrialRecord) -> None:
+        """Store a trial as it stands."""
+        self.storage.replace(self._path(record.number), canonical(record.to_json()))
+
+    def read(self) -> list[TrialRecord]:
+        """All trials, in order."""
+        names = sorted(name for name in self.storage.list(f"{self.folder}/trials") if name.endswith(".json"))
+        return [TrialRecord.from_json(self.storage.read_json(f"{self.folder}/trials/{name}")) for name in names]
+
+    def clear(self) -> None:
+        """Forget them."""
+        if self.storage.exists(self.folder):
+            self.storage.remove(self.folder)
+
+    def _path(self, number: int) -> str:
+        return f"{self.folder}/trials/{number:06d}.json"
+
+
+def best_of(records: list[TrialRecord], objectives: Objectives) -> TrialRecord | None:
+    """The best trial that meets the constraints: of those trained to their end, where there are any.
+
+    One that was stopped early could not be had again from its recipe, which would train on.
+    """
+    allowed = [record for record in records if record.state == "done" and objectives.allows(record.values)]
+    if not allowed and not objectives.constraints:
+        allowed = [record for record in records if record.state == "stopped" and record.curve]
+    return max(allowed, key=lambda record: (record.best, -record.number), default=None)
+
+
+def front_of(records: list[TrialRecord], objectives: Objectives) -> list[TrialRecord]:
+    """The trials of the Pareto front, of those that meet the constraints."""
+    allowed = [record for record in records if record.state == "done" and objectives.allows(record.values)]
+    return [allowed[place] for place in objectives.front([record.values for record in allowed])]

@@ -1,0 +1,105 @@
+"""Which values are tried next: Optuna's samplers, asked and told."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from rayrec.tuning.objectives import Objectives
+from rayrec.tuning.space import Changes, Space
+
+EXCESS = "excess"
+"""Attribute of Optuna's trials: how far each constraint was missed."""
+RANDOM_FIRST = 8
+"""Trials that TPE draws at random before it trusts what it knows; Optuna's default, 10, is most of a small sweep."""
+
+optuna.logging.set_verbosity(logging.WARNING)
+# Every feature of Optuna that is not ten years old calls itself experimental.
+warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """Values to try, and how to say what came of it."""
+
+    changes: Changes
+    trial: Trial | None
+
+
+class Sampler:
+    """Suggests values.
+
+    What is drawn for a trial depends on the seed, its number, and what was told before: not on how often the sweep was
+    interrupted.
+
+    Args:
+        space: What is searched.
+        algorithm: ``grid``, ``random``, ``tpe`` (Bergstra et al., "Algorithms for Hyper-Parameter Optimization", NIPS
+            2011; with several objectives Ozaki et al., https://doi.org/10.1145/3377930.3389817) or ``nsga2`` (Deb et
+            al., https://doi.org/10.1109/4235.996017).
+        seed: Of what is drawn.
+        objectives: What for.
+    """
+
+    def __init__(self, space: Space, algorithm: str, seed: int, objectives: Objectives) -> None:
+        self._space, self._objectives = space, objectives
+        self._make = _samplers(algorithm, bool(objectives.constraints))
+        self._seed = seed
+        self._combinations: Iterator[Changes] | None = space.grid() if algorithm == "grid" else None
+        self._study = optuna.create_study(directions=objectives.directions, sampler=self._make(seed))
+
+    def ask(self, number: int, attempt: int = 0) -> Suggestion | None:
+        """Values for a trial, others at each attempt; None when a grid has no more."""
+        if self._combinations is not None:
+            changes = next(self._combinations, None)
+            return None if changes is None else Suggestion(changes, None)
+        self._study.sampler = self._make(int(np.random.SeedSequence((self._seed, number, attempt)).generate_state(1)[0]))
+        return self._suggest()
+
+    def given(self, changes: Changes) -> Suggestion:
+        """Values that somebody else chose, within the space, to be told of like those asked for."""
+        if self._combinations is not None:
+            return Suggestion(changes, None)
+        chosen = (parameter for parameter in self._space.parameters if parameter.key in changes)
+        drawn = {parameter.key: parameter.drawn(changes[parameter.key]) for parameter in chosen}
+        self._study.enqueue_trial(drawn)
+        return self._suggest()
+
+    def tell(self, suggestion: Suggestion, values: Mapping[str, float] | None) -> None:
+        """What came of it: the objectives and what is constrained; None where it failed, or there was nothing."""
+        if suggestion.trial is None:
+            return
+        if values is None or any(name not in values for name in self._objectives.wanted):
+            self._study.tell(suggestion.trial, state=TrialState.FAIL)
+            return
+        excess = [constraint.excess(values[constraint.name]) for constraint in self._objectives.constraints]
+        suggestion.trial.set_user_attr(EXCESS, excess)
+        self._study.tell(suggestion.trial, [values[name] for name in self._objectives.names])
+
+    def _suggest(self) -> Suggestion:
+        trial = self._study.ask()
+        return Suggestion(self._space.active(lambda parameter: parameter.suggested(trial)), trial)
+
+
+def _samplers(algorithm: str, constrained: bool) -> Callable[[int], BaseSampler]:
+    limits: dict[str, Any] = {"constraints_func": _excess} if constrained else {}
+    makers: dict[str, Callable[[int], BaseSampler]] = {
+        "grid": lambda seed: RandomSampler(seed),
+        "random": lambda seed: RandomSampler(seed),
+        "tpe": lambda seed: TPESampler(seed=seed, n_startup_trials=RANDOM_FIRST, **limits),
+        "nsga2": lambda seed: NSGAIISampler(seed=seed, population_size=RANDOM_FIRST, **limits),
+    }
+    return makers[algorithm]
+
+
+def _excess(trial: FrozenTrial) -> Sequence[float]:
+    excess: Sequence[float] = trial.user_attrs[EXCESS]
+    return excess
