@@ -184,7 +184,9 @@ class Pipeline(Stages):
                 target.tags({"rayrec.decision": decision, "rayrec.release": registered.digest})
             return {"name": registered.name, "version": registered.version, "decision": decision}, 0
 
-        output = self._stage("register", {"content": content, "promote": promote}, ("name",), self._release_exists, work).output
+        output = self._stage(
+            "register", {"content": content, "promote": promote}, ("name",), self._release_exists, work
+        ).output
         return find_release(f"{output['name']}/{output['version']}"), output["decision"]
 
     # ---- what each stage needs

@@ -114,7 +114,7 @@ def tune(recipe: Recipe, chosen: Search, storage: Storage, watcher: TuneWatcher,
     tracker = Tracker(recipe.name)
     with tracker.run("tune") as run, Pipeline(recipe, storage, watcher, within=run) as pipeline:
         dataset, view = pipeline.prepare()
-        sweep = _planned(recipe, chosen, dataset, view, run, tracker, resume)
+        sweep = plan(recipe, chosen, dataset, view, run, tracker, resume)
         run.params({"space": {p.key: f"{p.kind} {list(p.values)}" for p in chosen.space.parameters}})
         run.params({"options": chosen.options.model_dump(mode="json"), "recipe": sweep.job.recipe.name})
         trials = search(sweep, watcher)
@@ -124,7 +124,7 @@ def tune(recipe: Recipe, chosen: Search, storage: Storage, watcher: TuneWatcher,
         final = changed(sweep.job.recipe, best.changes)
         # What is served may learn from validation events, too, once nothing is chosen by them any more.
         final = final.model_copy(update={"training": replace(final.training, refit=recipe.training.refit)})
-        release, metrics = _registered(final, storage, watcher, run)
+        release, metrics = _registered(final, dataset, view, storage, watcher, run)
         result = SweepResult(
             recipe=sweep.job.recipe,
             search=chosen,
@@ -133,7 +133,7 @@ def tune(recipe: Recipe, chosen: Search, storage: Storage, watcher: TuneWatcher,
             best_recipe=final,
             release=release,
             metrics=metrics,
-            page=sweep_page(sweep.job.recipe, chosen, trials, best, metrics),
+            page=sweep_page(sweep.job.recipe, chosen, trials, metrics),
             folder=storage.url(sweep.records.folder),
             run_id=run.id,
         )
@@ -151,7 +151,7 @@ def best_yaml(recipe: Recipe, best: TrialRecord, chosen: Search) -> str:
     )
 
 
-def _planned(
+def plan(
     recipe: Recipe, chosen: Search, dataset: Dataset, view: str, run: TrackedRun, tracker: Tracker, resume: bool
 ) -> Sweep:
     """The sweep as it was begun: with everything in the recipe that its trials have in common."""
@@ -222,11 +222,10 @@ def _shares(recipe: Recipe, options: Options) -> tuple[dict[str, float], int]:
 
 
 def _registered(
-    recipe: Recipe, storage: Storage, watcher: Watcher, run: TrackedRun
+    recipe: Recipe, dataset: Dataset, view: str, storage: Storage, watcher: Watcher, run: TrackedRun
 ) -> tuple[RegisteredRelease, Json]:
     """The best recipe's Release, the candidate. Its training goes on from the trial's last checkpoint: it is over."""
     with Pipeline(recipe, storage, watcher, within=run, run_name="best") as pipeline:
-        dataset, view = pipeline.prepare()
         trained = pipeline.train(dataset, view)
         metrics = pipeline.evaluate(dataset, view, trained)
         release, _ = pipeline.register(dataset, view, trained, metrics, promote=False)

@@ -59,7 +59,9 @@ class SweepDisplay:
         if not errors.is_terminal or record.state == "failed":
             values = "  ".join(f"{name} {value:.4f}" for name, value in record.values.items()) or record.reason
             about = f"{len(record.curve)} epochs, {record.seconds:.1f} s"
-            errors.print(f"  trial {record.number:>3}  {record.state:<8} {values}  {about}  {_changes(record)}", markup=False)
+            errors.print(
+                f"  trial {record.number:>3}  {record.state:<8} {values}  {about}  {_changes(record)}", markup=False
+            )
 
     def stage(self, name: str) -> None:
         """A stage begins."""

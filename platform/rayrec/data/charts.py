@@ -36,7 +36,7 @@ def bars(title: str, description: str, data: Sequence[Bar], axes: tuple[str, str
     gap = min(3.0, step * 0.15)
     longest = max((len(bar.label) for bar in data), default=1)
     every = max(1, math.ceil((longest * 7.5 + 12) / step))
-    parts = [_y_axis(ticks, top, width, height), _titles(axes, width, height)]
+    parts = [y_axis(ticks, top, width, height), titles(axes, width, height)]
     for place, bar in enumerate(data):
         x = LEFT + place * step
         size = plot_height * bar.value / top
@@ -48,8 +48,8 @@ def bars(title: str, description: str, data: Sequence[Bar], axes: tuple[str, str
             f"<title>{escape(bar.tip)}</title></rect>"
         )
         if place % every == 0:
-            parts.append(_text(x + step / 2, height - BOTTOM + 16, bar.label, "middle"))
-    return _svg(title, description, width, height, parts)
+            parts.append(text(x + step / 2, height - BOTTOM + 16, bar.label, "middle"))
+    return svg(title, description, width, height, parts)
 
 
 def curve(title: str, description: str, points: Sequence[tuple[float, float]], axes: tuple[str, str]) -> str:
@@ -62,18 +62,18 @@ def curve(title: str, description: str, points: Sequence[tuple[float, float]], a
 
     line = " ".join(at(x, y) for x, y in points)
     labels = [
-        _text(LEFT + share * plot_width, height - BOTTOM + 16, f"{share:.0%}", "middle")
+        text(LEFT + share * plot_width, height - BOTTOM + 16, f"{share:.0%}", "middle")
         for share in (0, 0.25, 0.5, 0.75, 1)
     ]
     parts = [
-        _y_axis([(share, f"{share:.0%}") for share in (0, 0.25, 0.5, 0.75, 1)], 1, width, height),
+        y_axis([(share, f"{share:.0%}") for share in (0, 0.25, 0.5, 0.75, 1)], 1, width, height),
         f'<polygon class="area" points="{line} {at(1, 0)} {at(0, 0)}"/>',
         f'<polyline class="even" points="{at(0, 0)} {at(1, 1)}"/>',
         f'<polyline class="line" points="{line}"/>',
         *labels,
-        _titles(axes, width, height),
+        titles(axes, width, height),
     ]
-    return _svg(title, description, width, height, parts)
+    return svg(title, description, width, height, parts)
 
 
 def heatmap(title: str, description: str, rows: Sequence[tuple[str, Sequence[int]]], x_title: str) -> str:
@@ -86,7 +86,7 @@ def heatmap(title: str, description: str, rows: Sequence[tuple[str, Sequence[int
     parts = []
     for row, (label, counts) in enumerate(rows):
         y = 8 + row * tall
-        parts.append(_text(34, y + 15, label, "end"))
+        parts.append(text(34, y + 15, label, "end"))
         parts.extend(
             f'<rect class="bar" x="{40 + column * cell:.1f}" y="{y}" width="{cell - 1:.1f}" height="{tall - 1}" '
             f'fill-opacity="{0.06 + 0.94 * count / most:.3f}">'
@@ -95,11 +95,11 @@ def heatmap(title: str, description: str, rows: Sequence[tuple[str, Sequence[int
         )
     bottom = 8 + tall * len(rows)
     parts.extend(
-        _text(40 + (c + 0.5) * cell, bottom + 15, f"{c:02d}", "middle") for c in range(0, columns, columns // 8 or 1)
+        text(40 + (c + 0.5) * cell, bottom + 15, f"{c:02d}", "middle") for c in range(0, columns, columns // 8 or 1)
     )
-    parts.append(_text(40, bottom + 50, x_title, "start", "axis"))
+    parts.append(text(40, bottom + 50, x_title, "start", "axis"))
     parts.append(_legend(width, bottom + 40, most))
-    return _svg(title, description, width, height, parts)
+    return svg(title, description, width, height, parts)
 
 
 @dataclass(frozen=True)
@@ -134,15 +134,15 @@ def whiskers(title: str, description: str, data: Sequence[Estimate], x_title: st
     for n in range(first, last + 1):
         x, kind = at(step * n), "base" if n == 0 else "rule"
         parts.append(f'<line class="{kind}" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{bottom}"/>')
-        parts.append(_text(x, bottom + 16, compact(step * n), "middle"))
+        parts.append(text(x, bottom + 16, compact(step * n), "middle"))
     for place, row in enumerate(data):
         y = TOP + tall * place + 28
         tip = escape(f"{row.label}: {row.value:.4f}, from {row.low:.4f} to {row.high:.4f}")
-        parts.append(_text(RIGHT + 4, y - 14, row.label, "start"))
+        parts.append(text(RIGHT + 4, y - 14, row.label, "start"))
         parts.append(f'<line class="line" x1="{at(row.low):.1f}" x2="{at(row.high):.1f}" y1="{y}" y2="{y}"/>')
         parts.append(f'<circle class="bar" cx="{at(row.value):.1f}" cy="{y}" r="5"><title>{tip}</title></circle>')
-    parts.append(_text(width / 2, bottom + 38, x_title, "middle", "axis"))
-    return _svg(title, description, width, bottom + 44, parts)
+    parts.append(text(width / 2, bottom + 38, x_title, "middle", "axis"))
+    return svg(title, description, width, bottom + 44, parts)
 
 
 def compact(number: float) -> str:
@@ -165,7 +165,7 @@ def _legend(width: int, y: float, most: int) -> str:
         f'fill-opacity="{0.06 + 0.94 * n / 4:.3f}"/>'
         for n in range(5)
     )
-    return _text(width - 156, y + 10, "0", "end") + steps + _text(width - 64, y + 10, compact(most), "start")
+    return text(width - 156, y + 10, "0", "end") + steps + text(width - 64, y + 10, compact(most), "start")
 
 
 def _scale(largest: float) -> tuple[float, list[tuple[float, str]]]:
@@ -177,31 +177,35 @@ def _scale(largest: float) -> tuple[float, list[tuple[float, str]]]:
     return step * count, [(step * n, compact(step * n)) for n in range(count + 1)]
 
 
-def _y_axis(ticks: Sequence[tuple[float, str]], top: float, width: int, height: int) -> str:
+def y_axis(ticks: Sequence[tuple[float, str]], top: float, width: int, height: int) -> str:
+    """Lines across from ticks (value, label), of an axis from 0 to ``top``."""
     plot_height = height - TOP - BOTTOM
     parts = []
     for value, label in ticks:
         y = TOP + plot_height * (1 - value / top)
         kind = "base" if value == 0 else "rule"
         parts.append(f'<line class="{kind}" x1="{LEFT}" x2="{width - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(_text(LEFT - 6, y + 4, label, "end"))
+        parts.append(text(LEFT - 6, y + 4, label, "end"))
     return "".join(parts)
 
 
-def _titles(axes: tuple[str, str], width: int, height: int) -> str:
+def titles(axes: tuple[str, str], width: int, height: int) -> str:
+    """The titles of x and y."""
     middle = TOP + (height - TOP - BOTTOM) / 2
     return (
-        _text(LEFT + (width - LEFT - RIGHT) / 2, height - 6, axes[0], "middle", "axis")
+        text(LEFT + (width - LEFT - RIGHT) / 2, height - 6, axes[0], "middle", "axis")
         + f'<text class="axis" text-anchor="middle" transform="translate(11 {middle:.1f}) rotate(-90)">'
         + f"{escape(axes[1])}</text>"
     )
 
 
-def _text(x: float, y: float, text: str, anchor: str, kind: str = "tick") -> str:
-    return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
+def text(x: float, y: float, words: str, anchor: str, kind: str = "tick") -> str:
+    """Words at a place; ``anchor`` is ``start``, ``middle`` or ``end``."""
+    return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(words)}</text>'
 
 
-def _svg(title: str, description: str, width: int, height: int, parts: Sequence[str]) -> str:
+def svg(title: str, description: str, width: int, height: int, parts: Sequence[str]) -> str:
+    """A chart of these parts, with a name and a description for who does not see it."""
     # Ids must differ between the charts of a page; their titles do.
     name = "".join(letter if letter.isalnum() else "-" for letter in title.lower())
     return (

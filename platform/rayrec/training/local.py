@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from rayrec.errors import ModelError
+from rayrec.errors import DataError, ModelError
 from rayrec.evaluation.full_ranking import HeldOut
 from rayrec.models.base import Recommender
 from rayrec.models.interactions import Interactions
@@ -31,18 +31,24 @@ class Observed:
     Attributes:
         num_items: Items; their rows run from 1.
         interactions: What is learnt from.
-        users: Who validates; None where no events are left for that.
+        users: Who validates.
     """
 
     num_items: int
     interactions: Interactions
-    users: HeldOut | None
+    users: HeldOut
 
 
 def observe(job: TrainJob) -> Observed:
-    """Load what the trainings of a job read, all of it into memory."""
+    """Load what the trainings of a job read, all of it into memory.
+
+    Raises:
+        DataError: There are no validation events.
+    """
     sequences, dataset = load(job)
     users = validated_users(job, dataset, sequences)
+    if users is None:
+        raise DataError(f"training: view {job.view} has no validation events to judge a model by.")
     return Observed(len(sequences.item_keys), interactions(job, sequences), users)
 
 

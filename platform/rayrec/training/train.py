@@ -24,7 +24,7 @@ import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 
 from rayrec.artifacts import Json
-from rayrec.data.dataset import Dataset, open_dataset
+from rayrec.data.dataset import open_dataset
 from rayrec.data.user_features import feature_digests
 from rayrec.data.views import open_view
 from rayrec.errors import ClusterError, ModelError, RayrecError, StorageError
@@ -52,9 +52,9 @@ OUT_OF_MEMORY = (
     "works a step out in so many pieces."
 )
 NO_VALIDATION = (
-    "training: no events are left for validation, so all %d epochs are trained and the last one is kept. To stop at the "
-    "best one, set data.split so that there are some; for kind = given, set data.split.validation to a share of the "
-    "training events such as 0.1."
+    "training: no events are left for validation, so all %d epochs are trained and the last one is kept. To stop at "
+    "the best one, set data.split so that there are some; for kind = given, set data.split.validation to a share of "
+    "the training events such as 0.1."
 )
 SMALL = 500_000
 """Events of a view from which on a worker is started for it."""
@@ -83,7 +83,7 @@ def train_model(job: TrainJob, run_name: str, on_epoch: Callable[[Metrics], None
     if not resume:
         checkpoints.clear()
     if (begun := checkpoints.newest()) != Position():
-        _LOG.warning("training: goes on after %s, where it was interrupted", begun)
+        _LOG.warning("training: goes on after %s, where it stopped", begun)
     with reporter(on_epoch) as reports:
         while True:
             before = checkpoints.newest()

@@ -6,6 +6,7 @@ import operator
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from rayrec.errors import RecipeError
 from rayrec.metrics.ranking import METRICS, parse_metric
@@ -68,7 +69,7 @@ class Objectives:
         return tuple(dict.fromkeys([*self.names, *(constraint.name for constraint in self.constraints)]))
 
     @property
-    def directions(self) -> list[str]:
+    def directions(self) -> list[Literal["minimize", "maximize"]]:
         """Of each name, as Optuna has it."""
         return ["minimize" if name in COSTS else "maximize" for name in self.names]
 

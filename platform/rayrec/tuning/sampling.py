@@ -61,7 +61,9 @@ class Sampler:
         if self._combinations is not None:
             changes = next(self._combinations, None)
             return None if changes is None else Suggestion(changes, None)
-        self._study.sampler = self._make(int(np.random.SeedSequence((self._seed, number, attempt)).generate_state(1)[0]))
+        self._study.sampler = self._make(
+            int(np.random.SeedSequence((self._seed, number, attempt)).generate_state(1)[0])
+        )
         return self._suggest()
 
     def given(self, changes: Changes) -> Suggestion:
@@ -84,6 +86,11 @@ class Sampler:
         suggestion.trial.set_user_attr(EXCESS, excess)
         self._study.tell(suggestion.trial, [values[name] for name in self._objectives.names])
 
+    def importances(self) -> dict[str, float]:
+        """See `importances`."""
+        evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
+        return optuna.importance.get_param_importances(self._study, evaluator=evaluator)
+
     def _suggest(self) -> Suggestion:
         trial = self._study.ask()
         return Suggestion(self._space.active(lambda parameter: parameter.suggested(trial)), trial)
@@ -92,8 +99,8 @@ class Sampler:
 def _samplers(algorithm: str, constrained: bool) -> Callable[[int], BaseSampler]:
     limits: dict[str, Any] = {"constraints_func": _excess} if constrained else {}
     makers: dict[str, Callable[[int], BaseSampler]] = {
-        "grid": lambda seed: RandomSampler(seed),
-        "random": lambda seed: RandomSampler(seed),
+        "grid": RandomSampler,
+        "random": RandomSampler,
         "tpe": lambda seed: TPESampler(seed=seed, n_startup_trials=RANDOM_FIRST, **limits),
         "nsga2": lambda seed: NSGAIISampler(seed=seed, population_size=RANDOM_FIRST, **limits),
     }
@@ -103,3 +110,26 @@ def _samplers(algorithm: str, constrained: bool) -> Callable[[int], BaseSampler]
 def _excess(trial: FrozenTrial) -> Sequence[float]:
     excess: Sequence[float] = trial.user_attrs[EXCESS]
     return excess
+
+
+FEWEST = 4
+"""Trials that an importance is worked out from."""
+
+
+def importances(space: Space, tried: Sequence[tuple[Changes, float]]) -> dict[str, float]:
+    """The share of the differences between trials that each parameter explains, the largest first.
+
+    Functional analysis of variance: Hutter et al., "An Efficient Approach for Assessing Hyperparameter Importance",
+    ICML 2014. Of parameters that all trials have; empty where there is too little to go by.
+
+    Args:
+        space: What was searched.
+        tried: The values of each trial, and what came of it.
+    """
+    known = Sampler(space, "random", 0, Objectives(("value",)))
+    within = [(changes, value) for changes, value in tried if changes]
+    if len(within) < FEWEST or len({value for _, value in within}) < 2:
+        return {}
+    for changes, value in within:
+        known.tell(known.given(changes), {"value": value})
+    return known.importances()

@@ -16,6 +16,7 @@ from ray.tune.schedulers import (
 
 from rayrec.tuning.options import Options
 from rayrec.tuning.space import Parameter, Space
+from rayrec.tuning.trial import TRIAL
 
 TIME = "training_iteration"
 """Epochs, as Ray Tune counts them."""
@@ -49,9 +50,11 @@ def scheduler(options: Options, space: Space, epochs: int) -> TrialScheduler:
         return PopulationBasedTraining(
             TIME,
             perturbation_interval=grace,
-            hyperparam_mutations={"changes": drawn},
+            hyperparam_mutations={TRIAL: {"changes": drawn}},
             resample_probability=DRAWN_ANEW,
             log_config=False,
+            # All at the same epoch are compared: what a population finds does not depend on who was faster.
+            synch=True,
         )
     return FIFOScheduler()
 

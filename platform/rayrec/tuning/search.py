@@ -8,20 +8,20 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future
+from concurrent import futures
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import pyarrow.fs
 import ray
 from ray import tune
-from ray.exceptions import RayActorError, RayTaskError
 from ray.tune.experiment import Trial
+from ray.tune.search import Searcher
 
 from rayrec.artifacts import Storage
 from rayrec.data.dataset import open_dataset
 from rayrec.data.views import open_view
-from rayrec.errors import DataError, ModelError, RayrecError
+from rayrec.errors import ClusterError, DataError, ModelError
 from rayrec.models.registry import model_class
 from rayrec.recipe import Recipe
 from rayrec.tracking import TrackedRun, Tracker
@@ -34,12 +34,13 @@ from rayrec.tuning.sampling import Sampler
 from rayrec.tuning.schedulers import scheduler
 from rayrec.tuning.searcher import Trials, outcome
 from rayrec.tuning.space import Changes, as_it_is, changed
-from rayrec.tuning.trial import LocalTrial, Suggested, Task, distributed_trial
+from rayrec.tuning.trial import TRIAL, LocalTrial, Suggested, Task, distributed_trial
 
 _LOG = logging.getLogger(__name__)
 
 MOST_LOST = 3
 """How often trials that were lost with their machine are begun again."""
+POLL_SECONDS = 0.2
 STOP_SECONDS = 20
 QUIET = {
     # Files of every trial that nobody reads: what is worth keeping is in the records and in MLflow.
@@ -98,13 +99,20 @@ def search(sweep: Sweep, watcher: Watcher) -> list[TrialRecord]:
     os.environ.update(QUIET)
     follower, most = Follower(sweep, watcher), sweep.search.options.max_time
     ends = math.inf if most is None else time.monotonic() + most
-    for _ in range(1 + MOST_LOST):
+    for attempt in range(1 + MOST_LOST):
         searcher, seconds = _searcher(sweep, sweep.records.read()), ends - time.monotonic()
         if not searcher.left or seconds <= 0:
             break
-        _run(sweep, searcher, follower, None if most is None else seconds)
+        try:
+            _run(sweep, searcher, follower, None if most is None else seconds)
+        finally:
+            follower.leave_off(ends <= time.monotonic())
         follower.check()
         if not follower.lost:
+            break
+        if attempt == MOST_LOST:
+            follower.give_up()
+            follower.check()
             break
         _LOG.warning("tune: %d trials were lost with their machines, and are begun again", len(follower.lost))
         follower.lost.clear()
@@ -125,7 +133,7 @@ def _searcher(sweep: Sweep, known: list[TrialRecord]) -> Trials:
 
 def _run(sweep: Sweep, searcher: Trials, follower: Follower, seconds: float | None) -> None:
     """Run Ray Tune in a thread, so that Ctrl-C stops the trials and not what watches them."""
-    settings, done = _settings(sweep, searcher, follower, seconds), Future[Any]()
+    settings, done = _settings(sweep, searcher, follower, seconds), futures.Future[Any]()
 
     def fit() -> None:
         try:
@@ -136,11 +144,13 @@ def _run(sweep: Sweep, searcher: Trials, follower: Follower, seconds: float | No
 
     threading.Thread(target=fit, daemon=True).start()
     try:
+        # A wait without an end is not always interrupted.
+        while not futures.wait([done], POLL_SECONDS).done:
+            pass
         done.result()
     except KeyboardInterrupt:
-        follower.interrupted = True
         follower.stopper.now = True
-        done.exception(STOP_SECONDS)
+        futures.wait([done], STOP_SECONDS)
         raise
 
 
@@ -155,9 +165,8 @@ def _settings(sweep: Sweep, searcher: Trials, follower: Follower, seconds: float
         "run_or_experiment": tune.with_resources(tune.with_parameters(trainable, task=task), dict(sweep.resources)),
         "metric": "best",
         "mode": "max",
-        "search_alg": searcher,
+        **(_population(searcher) if population else {"search_alg": searcher, "num_samples": searcher.left}),
         "scheduler": scheduler(options, sweep.search.space, epochs),
-        "num_samples": searcher.left,
         "max_concurrent_trials": sweep.parallel,
         "reuse_actors": trainable is LocalTrial,
         "time_budget_s": seconds,
@@ -170,6 +179,13 @@ def _settings(sweep: Sweep, searcher: Trials, follower: Follower, seconds: float
         "raise_on_failed_trial": False,
         "verbose": 0,
     }
+
+
+def _population(searcher: Trials) -> dict[str, Any]:
+    """All trials at once: Ray Tune's population-based training takes no searcher."""
+    found = iter(lambda: searcher.suggest(""), Searcher.FINISHED)
+    configs = [config[TRIAL] for config in found if isinstance(config, dict)]
+    return {"config": {TRIAL: tune.grid_search(configs)}, "num_samples": 1}
 
 
 def _filesystem(storage: Storage) -> pyarrow.fs.FileSystem | None:
@@ -196,7 +212,9 @@ def _observed(sweep: Sweep) -> dict[str, Any]:
     for name in sorted(names):
         reads = tuple(sorted(model_class(name).features))
         if reads not in by_features:
-            own = job if name == job.recipe.model.name else replace(job, recipe=changed(job.recipe, {"model.name": name}))
+            own = (
+                job if name == job.recipe.model.name else replace(job, recipe=changed(job.recipe, {"model.name": name}))
+            )
             by_features[reads] = ray.remote(num_cpus=1)(observe).remote(own)
     return {name: by_features[tuple(sorted(model_class(name).features))] for name in names}
 
@@ -214,15 +232,16 @@ class Follower(tune.Callback):
         self._records = {record.number: record for record in sweep.records.read()}
         self._best = best_of(list(self._records.values()), sweep.search.objectives)
         self._runs: dict[int, TrackedRun] = {}
-        self.interrupted = False
+        self._numbers: dict[str, int] = {}
         self.lost: list[int] = []
         self.stopper = StopAll()
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Called by Ray Tune, also when a trial goes on."""
         suggested = Suggested.of(trial.config)
-        if suggested.number in self._runs:
+        if trial.trial_id in self._numbers:
             return
+        self._numbers[trial.trial_id] = suggested.number
         run = self._sweep.tracker.begin(f"trial {suggested.number}", self._sweep.run)
         run.params(suggested.changes)
         run.tags({"rayrec.trial": suggested.number, "rayrec.name": suggested.name})
@@ -234,11 +253,13 @@ class Follower(tune.Callback):
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
         """Called by Ray Tune after each epoch."""
-        record = self._records[trial.config["number"]]
+        record = self._record_of(trial)
+        if "failed" in result:
+            return
         if result["donor"]:
-            origin = (int(result["donor"]), int(result["epoch"]) - 1)
-            copied = record.copied_from if origin in record.copied_from else (*record.copied_from, origin)
-            record = replace(record, changes=dict(trial.config["changes"]), copied_from=copied)
+            origin = (self._numbers[result["donor"]], len(record.curve))
+            changes = Suggested.of(trial.config).changes
+            record = replace(record, changes=changes, copied_from=(*record.copied_from, origin))
         seconds = record.seconds + result["spent"]
         if result["over"] and result["epoch"] <= len(record.curve):
             record = replace(record, seconds=seconds)
@@ -251,29 +272,36 @@ class Follower(tune.Callback):
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Called by Ray Tune when a trial has ended, or was ended."""
-        record, last = self._records[trial.config["number"]], trial.last_result or {}
-        if self.interrupted:
-            self._end(record, KeyboardInterrupt())
+        record, last = self._record_of(trial), trial.last_result or {}
+        if "failed" in last:
+            self._fail(record, last["failed"])
             return
         over = bool(last.get("over"))
         values = outcome(last, self._sweep.search.objectives) if record.curve else {}
         self._finish(replace(record, state="done" if over else "stopped", values=values))
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """Called by Ray Tune when a trial has failed, or its machine."""
-        record = self._records[trial.config["number"]]
-        error = trial.get_error()
-        cause = error.cause if isinstance(error, RayTaskError) else error
-        if isinstance(error, RayActorError):
-            self.lost.append(record.number)
-            self._end(record, error)
-            return
-        reason = str(cause).strip().splitlines()[-1] if str(cause).strip() else type(cause).__name__
-        if not isinstance(cause, RayrecError):
-            reason = f"{type(cause).__name__}: {reason}"
-        self._finish(replace(record, state="failed", reason=reason), error)
-        if self.failed > self._sweep.search.options.max_failed * self._sweep.search.options.trials:
-            self.stopper.now = True
+        """Called by Ray Tune when a trial's process has died, or its machine: trials tell of their own errors."""
+        record = self._record_of(trial)
+        self.lost.append(record.number)
+        self._end(record, ClusterError("lost"))
+
+    def leave_off(self, time_is_up: bool) -> None:
+        """End what still ran when Ray Tune was stopped: it goes on with the sweep, unless that has no time left."""
+        for number in list(self._runs):
+            record = self._records[number]
+            if time_is_up:
+                values = {self._sweep.search.objectives.metric: record.best} if record.curve else {}
+                self._finish(replace(record, state="stopped", values=values))
+            else:
+                self._end(record, KeyboardInterrupt())
+
+    def give_up(self) -> None:
+        """Fail the trials that were lost, again and again."""
+        for number in self.lost:
+            reason = f"its process died {1 + MOST_LOST} times, perhaps for want of memory"
+            self._records[number] = replace(self._records[number], state="failed", reason=reason)
+            self._sweep.records.write(self._records[number])
 
     @property
     def failed(self) -> int:
@@ -293,6 +321,15 @@ class Follower(tune.Callback):
                 f"tune: {self.failed} of {options.trials} trials failed, more than max_failed = {options.max_failed:g} "
                 f"allows; the last one with: {reasons[-1]} All are kept; the same command again goes on with others."
             )
+
+    def _record_of(self, trial: Trial) -> TrialRecord:
+        # Not by its config: one that goes on from another's weights has the other's.
+        return self._records[self._numbers[trial.trial_id]]
+
+    def _fail(self, record: TrialRecord, reason: str) -> None:
+        self._finish(replace(record, state="failed", reason=reason), ModelError(reason))
+        if self.failed > self._sweep.search.options.max_failed * self._sweep.search.options.trials:
+            self.stopper.now = True
 
     def _finish(self, record: TrialRecord, error: BaseException | None = None) -> None:
         self._keep(record)

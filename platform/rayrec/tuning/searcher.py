@@ -14,6 +14,7 @@ from rayrec.tuning.objectives import Objectives
 from rayrec.tuning.records import TrialRecord
 from rayrec.tuning.sampling import Sampler, Suggestion
 from rayrec.tuning.space import Changes
+from rayrec.tuning.trial import Suggested
 
 _LOG = logging.getLogger(__name__)
 
@@ -96,7 +97,7 @@ class Trials(Searcher):
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Tell the sampler."""
         name, suggestion = self._pending.pop(trial_id)
-        values = None if error or result is None else outcome(result, self._objectives)
+        values = None if error or not result or "failed" in result else outcome(result, self._objectives)
         if values is not None:
             self._records[name].values.update(values)
         if suggestion:
@@ -112,7 +113,7 @@ class Trials(Searcher):
         self._records[record.name] = record
         self._pending[trial_id] = record.name, suggestion
         self._next = max(self._next, record.number + 1)
-        return {"number": record.number, "name": record.name, "changes": record.changes}
+        return Suggested(record.number, record.name, record.changes).config()
 
     def _given(self, changes: Changes | None) -> Suggestion | None:
         """The recipe as it is may lie outside the space: of that the sampler can learn nothing."""

@@ -11,7 +11,7 @@ from typing import Any
 from optuna.trial import BaseTrial
 
 from rayrec.errors import RecipeError
-from rayrec.recipe import Recipe
+from rayrec.recipe import Recipe, Training
 from rayrec.recipe_files import nearest, parse_recipe
 
 Changes = dict[str, Any]
@@ -103,7 +103,8 @@ KINDS: dict[str, Callable[[BaseTrial, str, Sequence[Any]], Any]] = {
 
 def _last_step(low: float, high: float, step: float) -> float:
     """The highest value that is reached from ``low`` in whole steps."""
-    return low + math.floor((high - low) / step + 1e-9) * step
+    # Rounded as people write it: Optuna wants 0.9, not 0.8999999999999999, to be three steps of 0.3.
+    return round(low + math.floor((high - low) / step + 1e-9) * step, 12)
 
 
 @dataclass(frozen=True)
@@ -229,10 +230,10 @@ def check_against(space: Space, recipe: Recipe, where: str) -> None:
 def _parameter(key: str, given: Any, problems: list[str]) -> Parameter | None:
     section = key.partition(".")[0]
     if section not in SECTIONS or "." not in key:
-        problems.append(
-            f"{key}: trials share one Dataset, so the keys that can be searched begin with model. or training.; "
-            f"{nearest(key, [f'{name}.{key}' for name in SECTIONS]).strip() if '.' not in key else 'set it with --set.'}"
-        )
+        own = "training" if key in Training.__dataclass_fields__ else "model"
+        hint = " Set others with --set." if "." in key else f" Did you mean '{own}.{key}'?"
+        begins = " or ".join(f"`{name}.`" for name in SECTIONS)
+        problems.append(f"{key}: trials share one Dataset, so keys that can be searched begin with {begins}.{hint}")
         return None
     if key in FIXED:
         problems.append(f"{key}: a sweep cannot search it: {FIXED[key]}.")
@@ -244,7 +245,9 @@ def _parameter(key: str, given: Any, problems: list[str]) -> Parameter | None:
     if len(kinds) != 1 or kinds[0] not in KINDS:
         unknown = [str(name) for name in kinds if name not in KINDS]
         hint = nearest(unknown[0], KINDS) if unknown else ""
-        problems.append(f"{key}: expected one of {', '.join(KINDS)}, found {', '.join(map(str, kinds)) or 'none'}.{hint}")
+        problems.append(
+            f"{key}: expected one of {', '.join(KINDS)}, found {', '.join(map(str, kinds)) or 'none'}.{hint}"
+        )
         return None
     kind = kinds[0]
     if reason := _wrong_values(kind, given[kind]):
@@ -325,7 +328,7 @@ def _in_order(parameters: Sequence[Parameter], where: str) -> tuple[Parameter, .
 
 # ---- checking against a recipe
 
-TRIES = 64
+TRIES = 24
 """Draws of the other parameters, before a value is given up as one that goes with none of them."""
 
 
@@ -333,14 +336,18 @@ def _impossible(space: Space, recipe: Recipe, parameter: Parameter, value: Any) 
     """Why no recipe with this value is valid; None where one is."""
     randomly = random.Random(0)
     reason = ""
+    tried: list[Changes] = []
     for _ in range(TRIES):
         forced = _conditions_met(space, parameter) | {parameter.key: value}
 
         def value_of(other: Parameter, forced: Changes = forced) -> Any:
             return forced[other.key] if other.key in forced else randomly.choice(other.levels or other.extremes)
 
+        if (changes := space.active(value_of)) in tried:
+            continue
+        tried.append(changes)
         try:
-            changed(recipe, space.active(value_of))
+            changed(recipe, changes)
         except RecipeError as error:
             lines = str(error).splitlines()[1:] or [str(error)]
             reason = reason or next((line.strip() for line in lines if parameter.key in line), lines[0].strip())

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,6 +14,7 @@ import torch
 from ray import tune
 
 from rayrec.artifacts import Storage
+from rayrec.errors import RayrecError
 from rayrec.inference.bundle import open_bundle
 from rayrec.models.base import Fitted, Recommender
 from rayrec.models.interactions import here
@@ -27,7 +29,11 @@ from rayrec.tuning.measure import measure
 from rayrec.tuning.objectives import Objectives
 from rayrec.tuning.space import Changes, changed
 
+_LOG = logging.getLogger(__name__)
+
 DONOR = "trial.txt"
+TRIAL = "trial"
+"""Key of Ray Tune's config: a population is given its trials as a grid over it."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +75,12 @@ class Suggested:
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> Suggested:
         """Out of a trial's config."""
-        return cls(config["number"], config["name"], dict(config["changes"]))
+        trial = config[TRIAL]
+        return cls(trial["number"], trial["name"], dict(trial["changes"]))
+
+    def config(self) -> dict[str, Any]:
+        """As Ray Tune has it."""
+        return {TRIAL: asdict(self)}
 
 
 def result(
@@ -90,6 +101,16 @@ def result(
     # As pairs: of what a searcher is told Ray Tune takes dictionaries apart.
     pairs = {"entry": list(entry.items()), "values": list((values or {}).items())}
     return {"epoch": int(entry["epoch"]), "value": value, "best": max(best, value), **pairs, **others}
+
+
+def failure(error: Exception, best: float) -> dict[str, Any]:
+    """What Ray Tune is told when a trial fails; the reason goes into its record, the traceback into the log."""
+    reason = " ".join(str(error).split()) or "no message"
+    if not isinstance(error, RayrecError):
+        _LOG.error("tune: a trial failed", exc_info=error)
+        reason = f"{type(error).__name__}: {reason}"
+    # Schedulers compare it: no metric is lower than 0.
+    return {"failed": reason, "best": max(best, 0.0), "over": True, "done": True}
 
 
 class LocalTrial(tune.Trainable):
@@ -113,7 +134,14 @@ class LocalTrial(tune.Trainable):
         return True
 
     def step(self) -> dict[str, Any]:
-        """An epoch; of a trial that is taken up, first those that were done."""
+        """An epoch; of a trial that is taken up, first those that were done; or why there is none."""
+        try:
+            return self._step()
+        except Exception as error:
+            # Raised, it would be taken for the end of this process, and cost the next trial a new one.
+            return failure(error, self._best)
+
+    def _step(self) -> dict[str, Any]:
         began = time.perf_counter()
         recipe = self._task.recipe(self._suggested.changes)
         if issubclass(model_class(recipe.model.name), Fitted):
@@ -127,20 +155,21 @@ class LocalTrial(tune.Trainable):
         spent = entry["seconds"] + entry["validation"] if known else time.perf_counter() - began
         told = result(entry, recipe.training.metric, self._best, over=over, done=over, values=values, spent=spent)
         self._best = told["best"]
-        return told | {"donor": self._donor}
+        donor, self._donor = self._donor, ""
+        return told | {"donor": donor}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Asked for by schedulers that pause trials or copy them."""
         recipe = self._task.recipe(self._suggested.changes)
         self._training_of(recipe).write(Path(checkpoint_dir))
-        Path(checkpoint_dir, DONOR).write_text(str(self._suggested.number), encoding="utf-8")
+        Path(checkpoint_dir, DONOR).write_text(self.trial_id, encoding="utf-8")
 
-    def load_checkpoint(self, checkpoint: str) -> None:  # type: ignore[override]
+    def load_checkpoint(self, checkpoint: str) -> None:
         """Go on from there: where this trial was paused, or where a better one stood."""
         training = self._training_of(self._task.recipe(self._suggested.changes))
         training.read(Path(checkpoint))
         donor = Path(checkpoint, DONOR).read_text(encoding="utf-8")
-        self._donor = "" if donor == str(self._suggested.number) else donor
+        self._donor = "" if donor == self.trial_id else donor
         self._reported = len(training.history)
         self._best = max(entry[self._task.objectives.metric] for entry in training.history)
 
@@ -173,22 +202,26 @@ class LocalTrial(tune.Trainable):
 
     def _measured(self, model: Recommender, recipe: Recipe) -> dict[str, float]:
         users = self._observed(recipe).users
-        assert users is not None, "sweeps begin only where somebody validates"
         return measure(model, users, self._task.objectives.wanted, recipe.evaluation.exclude_seen)
 
 
 def distributed_trial(config: dict[str, Any], task: Task) -> None:
     """A trial whose training has workers of its own: Ray Train inside of Ray Tune."""
+    try:
+        _train_with_workers(config, task)
+    except Exception as error:
+        tune.report(failure(error, 0.0))
+
+
+def _train_with_workers(config: dict[str, Any], task: Task) -> None:
     suggested = Suggested.of(config)
     recipe, best = task.recipe(suggested.changes), float("-inf")
     metric = recipe.training.metric
     entries: list[Metrics] = []
-    told = 0
 
     def on_epoch(entry: Metrics) -> None:
-        nonlocal best, told
+        nonlocal best
         entries.append(entry)
-        told += 1
         spent = entry["seconds"] + entry["validation"]
         outcome = result(entry, metric, best, over=False, spent=spent, donor="")
         best = outcome["best"]
@@ -198,7 +231,6 @@ def distributed_trial(config: dict[str, Any], task: Task) -> None:
         on_epoch(entry)
     bundle = train_model(replace(task.job, recipe=recipe), suggested.name, on_epoch)
     observed = cast("Observed", ray.get(task.observed[recipe.model.name]))
-    assert observed.users is not None, "sweeps begin only where somebody validates"
     model = open_bundle(task.storage, bundle).model()
     values = measure(model, observed.users, task.objectives.wanted, recipe.evaluation.exclude_seen)
     tune.report(result(entries[-1], metric, best, values, over=True, done=True, spent=0.0, donor=""))

@@ -1,0 +1,222 @@
+"""Sweeps on a real Ray: what is trained, stopped, taken up, copied, and kept."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.recipes import recipe_values, write_log
+
+from rayrec.artifacts import Storage
+from rayrec.data.dataset import open_dataset
+from rayrec.data.prepare import prepare
+from rayrec.errors import ModelError
+from rayrec.recipe import Recipe
+from rayrec.recipe_files import parse_recipe
+from rayrec.sweep import plan
+from rayrec.tracking import Tracker
+from rayrec.training.checkpoint import Checkpoints
+from rayrec.training.local import LocalTraining, observe
+from rayrec.training.train import train_model
+from rayrec.tuning.objectives import parse_objectives
+from rayrec.tuning.options import Options, Search
+from rayrec.tuning.records import TrialRecord
+from rayrec.tuning.search import Sweep, search
+from rayrec.tuning.space import changed, parse_space
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+RATES = {"training.learning_rate": {"log_uniform": [0.001, 0.05]}}
+
+
+class Seen:
+    """Remembers what it was told of trials."""
+
+    def __init__(self, then: Callable[[TrialRecord], None] = lambda record: None) -> None:
+        self.records: list[TrialRecord] = []
+        self._then = then
+
+    def trial(self, record: TrialRecord) -> None:
+        self.records.append(record)
+        self._then(record)
+
+    @property
+    def begun(self) -> list[int]:
+        """Trials that were run, in the order in which they began."""
+        return list(dict.fromkeys(record.number for record in self.records))
+
+
+Planner = Callable[..., Sweep]
+
+
+@pytest.fixture
+def planned(storage: Storage, tmp_path: Path) -> Planner:
+    """Makes sweeps over one small log."""
+    log = write_log(tmp_path)
+
+    def make(space: dict[str, Any] = RATES, training: dict[str, Any] | None = None, **options: Any) -> Sweep:
+        values = recipe_values(log)
+        recipe = parse_recipe(values | {"training": values["training"] | (training or {})})
+        prepared = prepare(recipe, storage)
+        chosen = Options(**{"parallel": 2, "max_failed": 0.5, **options})
+        objectives = parse_objectives(chosen.metric or ("ndcg@10",), chosen.constraints)
+        tracker = Tracker(recipe.name)
+        wanted = Search(parse_space(space, "space"), chosen, objectives)
+        dataset = open_dataset(storage, prepared.dataset.name, prepared.dataset.number)
+        return plan(recipe, wanted, dataset, prepared.view, tracker.begin("tune"), tracker, resume=True)
+
+    return make
+
+
+def test_a_sweep_trains_every_trial_and_goes_on_with_no_work_lost(planned: Planner) -> None:
+    sweep = planned(trials=3, algorithm="random")
+    first = search(sweep, Seen())
+    assert [record.state for record in first] == ["done"] * 3
+    assert all(len(record.curve) == 3 and record.seconds > 0 for record in first)
+    assert all(record.values == {"ndcg@10": record.best} for record in first)
+
+    seen = Seen()
+    more = search(planned(trials=5, algorithm="random"), seen)
+    assert more[:3] == first
+    assert sorted(seen.begun) == [3, 4]
+
+    runs = {run.info.run_id: run for run in sweep.tracker.client.search_runs([sweep.tracker.experiment])}
+    for record in more:
+        child = runs[record.run_id]
+        assert child.info.status == "FINISHED"
+        assert child.data.params.get("training.learning_rate") == str(record.changes["training.learning_rate"])
+        assert child.data.metrics["ndcg_at_10"] == pytest.approx(record.curve[-1])
+
+
+def test_a_trial_is_the_training_that_its_recipe_makes(planned: Planner) -> None:
+    """The curve is that of the train stage, to the last bit."""
+    sweep = planned(trials=2, training={"averaging": 0.9})
+    for record in search(sweep, Seen()):
+        recipe = changed(sweep.job.recipe, record.changes)
+        curve: list[float] = []
+        train_model(replace(sweep.job, recipe=recipe), "again", lambda e, c=curve: c.append(e["ndcg@10"]), resume=False)
+        assert tuple(curve) == record.curve
+
+
+def test_an_interrupted_trial_goes_on_after_its_last_epoch(planned: Planner, storage: Storage) -> None:
+    sweep = planned(trials=2, algorithm="random")
+    whole = search(sweep, Seen())
+    # As if the driver had been killed amid the second trial: its record is of one that runs, its checkpoint is there.
+    sweep.records.write(TrialRecord(1, whole[1].changes, whole[1].name))
+    recipe = changed(sweep.job.recipe, whole[1].changes)
+    checkpoints = Checkpoints(storage, whole[1].name)
+    checkpoints.clear()
+    stop_after_one_epoch(sweep, recipe, checkpoints)
+    seen = Seen()
+    again = search(sweep, seen)
+    assert seen.begun == [1]
+    assert again[0] == whole[0]
+    assert again[1].curve == whole[1].curve
+
+
+def stop_after_one_epoch(sweep: Sweep, recipe: Recipe, checkpoints: Checkpoints) -> None:
+    training = LocalTraining(recipe, observe(replace(sweep.job, recipe=recipe)), 1, checkpoints)
+    training.epoch()
+    training.close()
+
+
+def test_hopeless_trials_are_stopped_early(planned: Planner) -> None:
+    space = {"training.learning_rate": {"choice": [0.01, 0.00001, 0.00002, 0.00003]}}
+    sweep = planned(
+        space, {"epochs": 12}, trials=4, algorithm="grid", scheduler="asha", grace_epochs=2, reduction=2, parallel=1
+    )
+    records = search(sweep, Seen())
+    assert [record.state for record in records] == ["done", "stopped", "stopped", "stopped"]
+    assert [len(record.curve) for record in records[1:]] == [2, 2, 2]
+    # Only what the best is made from is kept.
+    assert [Checkpoints(sweep.records.storage, record.name).history() != [] for record in records] == [True] + [
+        False
+    ] * 3
+
+
+@pytest.mark.parametrize("scheduler", ["median", "hyperband"])
+def test_other_schedulers_come_to_an_end_with_a_best_trial(planned: Planner, scheduler: str) -> None:
+    sweep = planned(training={"epochs": 9}, trials=5, algorithm="random", scheduler=scheduler, grace_epochs=1)
+    records = search(sweep, Seen())
+    assert len(records) == 5
+    assert {record.state for record in records} <= {"done", "stopped"}
+    assert any(record.state == "done" for record in records)
+
+
+def test_a_bad_trial_of_a_population_goes_on_from_a_good_ones_weights(planned: Planner) -> None:
+    space = {"training.learning_rate": {"choice": [0.01, 0.0000001]}}
+    sweep = planned(space, {"epochs": 8}, trials=2, algorithm="random", scheduler="pbt", grace_epochs=2, seed=1)
+    good, bad = sorted(search(sweep, Seen()), key=lambda record: record.curve[0], reverse=True)
+    assert bad.copied_from
+    donor, epoch = bad.copied_from[0]
+    assert donor == good.number
+    # Without its weights, at such a rate, it would have stayed where it began.
+    assert bad.curve[epoch - 1] < 0.5 * good.curve[epoch - 1]
+    assert bad.curve[-1] > 0.8 * good.curve[epoch - 1]
+
+
+def test_trials_that_fail_are_kept_and_reported(planned: Planner) -> None:
+    space = {"training.learning_rate": {"choice": [0.01, 1.0e30]}}
+    records = search(planned(space, trials=2, algorithm="grid"), Seen())
+    assert [record.state for record in records] == ["done", "failed"]
+    assert "Lower training.learning_rate" in records[1].reason
+
+
+def test_too_many_failures_end_the_sweep(planned: Planner) -> None:
+    space = {"training.learning_rate": {"choice": [1.0e30, 2.0e30, 3.0e30, 4.0e30]}}
+    sweep = planned(space, trials=5, algorithm="grid", parallel=1, max_failed=0.3)
+    with pytest.raises(ModelError, match=r"tune: 2 of 5 trials failed, more than max_failed = 0\.3 allows"):
+        search(sweep, Seen())
+    assert [record.state for record in sweep.records.read()] == ["done", "failed", "failed"]
+
+
+def test_ctrl_c_keeps_what_has_ended_and_the_rest_goes_on_later(planned: Planner) -> None:
+    def interrupt(record: TrialRecord) -> None:
+        if record.number == 1 and len(record.curve) == 1:
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    sweep = planned(training={"epochs": 200, "patience": 200}, trials=3, algorithm="random", parallel=1)
+    with pytest.raises(KeyboardInterrupt):
+        search(sweep, Seen(interrupt))
+    kept = sweep.records.read()
+    assert [record.state for record in kept] == ["done", "running"]
+
+    seen = Seen()
+    records = search(sweep, seen)
+    assert seen.begun == [1, 2]
+    assert [len(record.curve) for record in records] == [200, 200, 200]
+    runs = sweep.tracker.client.search_runs([sweep.tracker.experiment])
+    assert sorted(run.info.status for run in runs) == ["FINISHED"] * 3 + ["KILLED", "RUNNING"]
+
+
+def test_models_compete_each_with_its_own_keys_and_costs_are_measured(planned: Planner) -> None:
+    space = {
+        "model.name": {"choice": ["sasrec", "popularity", "item-knn"]},
+        "model.dim": {"choice": [8, 16], "when": {"model.name": "sasrec"}},
+    }
+    sweep = planned(space, trials=4, algorithm="grid", metric=["ndcg@10", "p95_ms", "size_mb"])
+    records = search(sweep, Seen())
+    assert [record.state for record in records] == ["done"] * 4
+    assert {record.changes["model.name"] for record in records} == {"sasrec", "popularity", "item-knn"}
+    assert all(record.values["p95_ms"] > 0 and record.values["size_mb"] > 0 for record in records)
+    sizes = {record.changes.get("model.dim"): record.values["size_mb"] for record in records}
+    assert sizes[8] < sizes[16]
+
+
+def test_a_training_with_workers_of_its_own_is_a_trial_too(planned: Planner) -> None:
+    sweep = planned(training={"workers": 1, "epochs": 2}, trials=2, parallel=1)
+    records = search(sweep, Seen())
+    assert [record.state for record in records] == ["done", "done"]
+    assert [len(record.curve) for record in records] == [2, 2]
+
+
+def test_when_time_is_up_what_runs_is_stopped(planned: Planner) -> None:
+    sweep = planned(training={"epochs": 5000, "patience": 5000}, trials=3, parallel=1, max_time=6)
+    (record,) = search(sweep, Seen())
+    assert record.state == "stopped"
+    assert record.values == {"ndcg@10": record.best}
