@@ -108,6 +108,13 @@ class Nodes:
         self._ask("kill", node)
         self.add()
 
+    def kill_any_node(self) -> None:
+        """SIGKILL everything on one of the nodes, and let a new one join."""
+        node = random.choice(sorted(self._raylets))
+        del self._raylets[node]
+        self._ask("kill", node)
+        self.add()
+
     def reclaim_node(self, seconds: int) -> None:
         """Announce that a node that trains is taken away in so many seconds, do so, and let a new one join."""
         node = random.choice(sorted(self.training_workers().values()))
@@ -218,6 +225,18 @@ class Driver:
             assert self.process.poll() is None and time.monotonic() < deadline, self.output
             time.sleep(0.02)  # polls a file
         assert told == number, self.output
+
+    def await_trials(self, number: int) -> None:
+        """Wait until it has told of so many trials' ends."""
+        deadline = time.monotonic() + PATIENCE
+        while len(self.trials) < number:
+            assert self.process.poll() is None and time.monotonic() < deadline, self.output
+            time.sleep(0.02)  # polls a file
+
+    @property
+    def trials(self) -> list[int]:
+        """Trials whose end it has told of."""
+        return [int(number) for number in re.findall(r"^  trial +(\d+)  done", self.output, re.MULTILINE)]
 
     def finish(self) -> int:
         """Wait for its end. Returns its exit code."""

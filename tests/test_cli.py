@@ -57,6 +57,37 @@ def test_a_missing_file_is_refused(home: Path, tmp_path: Path) -> None:
     assert published(home) == []
 
 
+@pytest.mark.parametrize(
+    ("space", "options", "expected"),
+    [
+        ("{training.learning_rat: {uniform: [0.1, 0.5]}}", [], "Did you mean 'learning_rate'?"),
+        ("{training.learning_rate: {uniform: [0.5, 0.1]}}", [], "the lowest (0.5) must be below the highest (0.1)"),
+        ("{training.learning_rate: {uniform: [0.1, fast]}}", [], "'fast' is not a number"),
+        ("{training.learning_rate: {uniform: [0.1, 0.5]}}", ["--metric", "ndgc@10"], "Did you mean 'ndcg@10'?"),
+        ("{training.learning_rate: {uniform: [0.1, 0.5]}}", ["--trials", "0"], "trials = 0"),
+    ],
+)
+def test_a_wrong_sweep_is_refused_before_ray_starts(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, space: str, options: list[str], expected: str
+) -> None:
+    monkeypatch.setattr("rayrec.cluster.connected", lambda *_: pytest.fail("Ray was started"))
+    recipe = write_recipe(tmp_path, write_log(tmp_path))
+    (tmp_path / "space.yaml").write_text(f"space: {space}")
+
+    refused(
+        rayrec("tune", recipe, "--space", tmp_path / "space.yaml", "--out", tmp_path / "b.yaml", *options), expected
+    )
+    assert published(home) == []
+
+
+def test_a_sweep_does_not_overwrite_what_it_did_not_write(home: Path, tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path, write_log(tmp_path))
+    before = recipe.read_text()
+
+    refused(rayrec("tune", recipe, "--out", recipe), "was not written by rayrec tune")
+    assert recipe.read_text() == before
+
+
 def test_an_empty_file_is_refused(home: Path, tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path, write_log(tmp_path))
     (tmp_path / "log.csv").write_text("")

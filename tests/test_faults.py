@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import signal
 import time
@@ -123,6 +124,26 @@ def test_a_driver_that_is_told_to_stop_says_how_to_go_on(nodes: Nodes, recipe: P
     driver.process.send_signal(signal.SIGTERM)
     assert driver.finish() == 143, driver.output
     assert "The same command again goes on where this one stopped" in driver.output
+
+
+def test_a_sweep_outlives_its_driver_and_its_nodes(nodes: Nodes, recipe: Path, storage: Storage) -> None:
+    space = recipe.with_name("space.yaml")
+    space.write_text("trials: 8\nspace: {training.learning_rate: {log_uniform: [0.001, 0.05]}}")
+    arguments = ["tune", str(recipe), "--space", str(space), "--set", "training.workers=0"]
+    first = nodes.driver(*arguments)
+    first.await_trials(3)
+    first.kill()
+
+    again = nodes.driver(*arguments, "--json")
+    again.await_trials(1)
+    nodes.kill_any_node()
+    assert again.finish() == 0, again.output
+    # What had ended is in the records before it is told.
+    assert not set(first.trials) & set(again.trials)
+    result = json.loads(again.output[again.output.index("\n{") :])
+    assert [trial["number"] for trial in result["trials"]] == list(range(8))
+    assert {trial["state"] for trial in result["trials"]} == {"done"}
+    assert {len(trial["curve"]) for trial in result["trials"]} == {EPOCHS}
 
 
 def test_a_storage_that_other_nodes_cannot_reach_is_one_message(nodes: Nodes, recipe: Path) -> None:

@@ -97,6 +97,7 @@ def search(sweep: Sweep, watcher: Watcher) -> list[TrialRecord]:
         DataError: There are no validation events to judge trials by.
     """
     os.environ.update(QUIET)
+    logging.getLogger("ray.tune.execution.tune_controller").addFilter(_in_one_line)
     follower, most = Follower(sweep, watcher), sweep.search.options.max_time
     ends = math.inf if most is None else time.monotonic() + most
     for attempt in range(1 + MOST_LOST):
@@ -186,6 +187,14 @@ def _population(searcher: Trials) -> dict[str, Any]:
     found = iter(lambda: searcher.suggest(""), Searcher.FINISHED)
     configs = [config[TRIAL] for config in found if isinstance(config, dict)]
     return {"config": {TRIAL: tune.grid_search(configs)}, "num_samples": 1}
+
+
+def _in_one_line(record: logging.LogRecord) -> bool:
+    """Of errors that Ray Tune logs, what went wrong, without where in Ray."""
+    if record.exc_info and record.exc_info[1]:
+        reason = str(record.exc_info[1]).strip().splitlines() or [""]
+        record.msg, record.args, record.exc_info = f"{record.getMessage()}: {reason[-1]}", (), None
+    return True
 
 
 def _filesystem(storage: Storage) -> pyarrow.fs.FileSystem | None:
@@ -282,6 +291,8 @@ class Follower(tune.Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Called by Ray Tune when a trial's process has died, or its machine: trials tell of their own errors."""
+        # It may have been lost before it began.
+        self.on_trial_start(iteration, trials, trial)
         record = self._record_of(trial)
         self.lost.append(record.number)
         self._end(record, ClusterError("lost"))

@@ -1,0 +1,194 @@
+"""Sweeps, measured: what a trial costs beside its training, what it holds, and what early stopping saves.
+
+    .venv/bin/python benchmarks/tuning.py overhead memory
+    .venv/bin/python benchmarks/tuning.py asha --trials 16
+    .venv/bin/python benchmarks/tuning.py record
+
+`overhead` runs trials that are next to nothing (popularity), few and many: the difference is what one more costs.
+`memory` measures what each of several trial processes holds for itself (its unique set size), by the number of trials
+at a time. `asha` trains the same random trials to their end and under ASHA. `record` trains every point of a grid and
+writes `tests/tuning/grid.json`, which the tests replay. Each prints one table; all write JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+from rich.console import Console
+from rich.table import Table
+
+from rayrec.artifacts import Storage
+from rayrec.cluster import connected, prepare_environment
+from rayrec.data.files import provide
+from rayrec.data.prepare import prepare
+from rayrec.recipe import Recipe
+from rayrec.recipe_files import load_recipe
+from rayrec.sweep import plan
+from rayrec.tracking import Tracker
+from rayrec.training.job import TrainJob
+from rayrec.training.local import LocalTraining, observe
+from rayrec.tuning.objectives import parse_objectives
+from rayrec.tuning.options import Options, Search
+from rayrec.tuning.records import TrialRecord
+from rayrec.tuning.search import Sweep, search
+from rayrec.tuning.space import changed, parse_space
+
+GRID: dict[str, list[Any]] = {
+    "training.learning_rate": [round(float(rate), 6) for rate in np.geomspace(0.0003, 0.03, 10)],
+    "training.batch_size": [16, 32, 64, 128, 256],
+    "model.dropout": [0.0, 0.2, 0.4, 0.6],
+}
+TABULATED = ("model.dim=32", "model.blocks=1", "model.max_length=30", "training.epochs=4", "training.threads=1")
+
+
+class Nobody:
+    """Watches, and says nothing."""
+
+    def trial(self, record: TrialRecord) -> None:
+        """A trial has gone on."""
+
+
+class Peaks:
+    """Remembers what trial processes held."""
+
+    def __init__(self) -> None:
+        self.unique: list[int] = []
+
+    def trial(self, record: TrialRecord) -> None:
+        """A trial has gone on: look at all of them."""
+        own = psutil.Process()
+        for process in own.children(recursive=True) or psutil.process_iter():
+            if "LocalTrial" in " ".join(process.cmdline()):
+                self.unique.append(process.memory_full_info().uss)
+
+
+def planned(recipe: Recipe, storage: Storage, space: dict[str, Any], **options: Any) -> Sweep:
+    """A sweep of its own, with no trials yet."""
+    provide(recipe, storage)
+    prepared = prepare(recipe, storage)
+    chosen = Options(**options)
+    wanted = Search(parse_space(space, "space"), chosen, parse_objectives(["ndcg@10"], ()))
+    tracker = Tracker(recipe.name)
+    return plan(recipe, wanted, prepared.dataset, prepared.view, tracker.begin("tune"), tracker, resume=False)
+
+
+def overhead(storage: Storage) -> list[dict[str, Any]]:
+    """Seconds that one more trial takes."""
+    space = {"model.name": {"choice": ["popularity"]}, "model.half_life": {"uniform": [1.0, 1000.0]}}
+    seconds = {}
+    for trials in (4, 44):
+        sweep = planned(load_recipe("movielens-100k"), storage, space, trials=trials, algorithm="random", parallel=2)
+        began = time.perf_counter()
+        search(sweep, Nobody())
+        seconds[trials] = time.perf_counter() - began
+    return [{"trials": n, "seconds": s} for n, s in seconds.items()] + [
+        {"trials": "one more", "seconds": (seconds[44] - seconds[4]) / 40}
+    ]
+
+
+def memory(storage: Storage) -> list[dict[str, Any]]:
+    """MB that trial processes hold for themselves, by how many there are at a time."""
+    rows = []
+    for parallel in (1, 2):
+        recipe = load_recipe("movielens-100k", ["training.epochs=3", "training.threads=1"])
+        space = {"training.learning_rate": {"log_uniform": [0.001, 0.01]}}
+        peaks = Peaks()
+        search(planned(recipe, storage, space, trials=2 * parallel, algorithm="random", parallel=parallel), peaks)
+        rows.append({"parallel": parallel, "unique MB": max(peaks.unique) / 1e6})
+    return rows
+
+
+def asha(storage: Storage, trials: int) -> list[dict[str, Any]]:
+    """The same random trials to their end and under ASHA."""
+    rows = []
+    space = {
+        "training.learning_rate": {"log_uniform": [0.0003, 0.01]},
+        "training.batch_size": {"choice": [32, 64, 128]},
+    }
+    for scheduler in ("none", "asha"):
+        options = {"trials": trials, "algorithm": "random", "scheduler": scheduler, "parallel": 2}
+        sweep = planned(load_recipe("movielens-100k"), storage, space, **options)
+        began = time.perf_counter()
+        records = search(sweep, Nobody())
+        rows.append(
+            {
+                "scheduler": scheduler,
+                "best": max(record.best for record in records if record.state == "done"),
+                "epochs": sum(len(record.curve) for record in records),
+                "seconds": time.perf_counter() - began,
+            }
+        )
+    return rows
+
+
+def record(storage: Storage, target: Path) -> list[dict[str, Any]]:
+    """Train every point of the grid; what is there already is kept."""
+    recipe = load_recipe("movielens-100k", TABULATED)
+    provide(recipe, storage)
+    prepared = prepare(recipe, storage)
+    version = prepared.dataset.name, prepared.dataset.number
+    observed = observe(TrainJob(recipe, version, prepared.view, storage, recipe.name))
+    found: dict[str, float] = json.loads(target.read_text())["values"] if target.exists() else {}
+    for values in product(*GRID.values()):
+        key = json.dumps(values)
+        if key not in found:
+            trial = changed(recipe, dict(zip(GRID, values, strict=True)))
+            training = LocalTraining(replace_patience(trial), observed, 1, None)
+            while not training.over:
+                training.epoch()
+            found[key] = max(round(entry["ndcg@10"], 6) for entry in training.history)
+    command = "benchmarks/tuning.py record"
+    target.write_text(
+        json.dumps({"command": command, "recipe": list(TABULATED), "grid": GRID, "values": found}, indent=0)
+    )
+    return [{"points": len(found), "best": max(found.values()), "median": float(np.median(list(found.values())))}]
+
+
+def replace_patience(recipe: Recipe) -> Recipe:
+    """So that every point has all its epochs."""
+    return recipe.model_copy(update={"training": replace(recipe.training, patience=recipe.training.epochs)})
+
+
+def show(name: str, rows: list[dict[str, Any]]) -> None:
+    """One table."""
+    table = Table(title=name, title_justify="left")
+    for column in rows[0]:
+        table.add_column(column, justify="right")
+    for row in rows:
+        table.add_row(*(f"{value:.4g}" if isinstance(value, float) else str(value) for value in row.values()))
+    Console().print(table)
+
+
+def main() -> None:
+    """Run, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", nargs="+", choices=["overhead", "memory", "asha", "record"])
+    parser.add_argument("--trials", type=int, default=16)
+    parser.add_argument("--json", type=Path, default=Path("build/tuning.json"))
+    arguments = parser.parse_args()
+    prepare_environment()
+    arguments.json.parent.mkdir(parents=True, exist_ok=True)
+    results: dict[str, Any] = {}
+    grid = Path(__file__).parents[1] / "tests" / "tuning" / "grid.json"
+    with tempfile.TemporaryDirectory(prefix="rayrec-tuning-") as folder, connected():
+        storage = Storage.open(folder)
+        for name in arguments.what:
+            if name == "record":
+                results[name] = record(storage, grid)
+            else:
+                results[name] = asha(storage, arguments.trials) if name == "asha" else globals()[name](storage)
+            show(name, results[name])
+            arguments.json.write_text(json.dumps(results, indent=1))
+
+
+if __name__ == "__main__":
+    main()

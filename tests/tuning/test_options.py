@@ -1,0 +1,75 @@
+"""Space files: those that come with rayrec, and what wrong ones are told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from tests.recipes import recipe_values
+
+from rayrec.errors import RecipeError
+from rayrec.recipe_files import load_recipe, parse_recipe
+from rayrec.tuning.options import load_search, packaged_spaces
+
+RECIPE = parse_recipe(recipe_values("log.csv"))
+RATES = {"training.learning_rate": {"uniform": [0.1, 0.5]}}
+
+
+def load(folder: Path, content: dict[str, Any], **given: Any) -> Any:
+    file = folder / "space.yaml"
+    file.write_text(yaml.safe_dump(content))
+    return load_search(str(file), given, RECIPE)
+
+
+@pytest.mark.parametrize("name", packaged_spaces())
+def test_every_space_that_comes_with_rayrec_fits_a_recipe(name: str) -> None:
+    recipe = load_recipe("movielens-100k")
+    found = load_search(name, {}, recipe)
+    assert found.objectives.metric == "ndcg@10"
+    assert packaged_spaces()[name].read_text().startswith("# ")
+
+
+def test_the_command_line_overrides_the_file(tmp_path: Path) -> None:
+    found = load(tmp_path, {"trials": 8, "seed": 3, "max_time": "1.5h", "space": RATES}, trials=5, metric=["hr@20"])
+    assert (found.options.trials, found.options.seed, found.options.max_time) == (5, 3, 5400)
+    assert found.objectives.names == ("hr@20",)
+    assert load(tmp_path, {"space": RATES}).objectives.names == ("ndcg@10",)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ({"trails": 8, "space": RATES}, "trails: unknown key. Did you mean 'trials'?"),
+        ({"trials": 0, "space": RATES}, "trials = 0"),
+        ({"max_time": "soon", "space": RATES}, "write a time like 90s, 15m, 2h or 1d"),
+        ({"algorithm": "tpee", "space": RATES}, "Did you mean 'tpe'?"),
+        ({"scheduler": "ahsa", "space": RATES}, "Did you mean 'asha'?"),
+        ({"spaces": RATES}, "space: required, but missing. Did you mean 'spaces'?"),
+        ({"metric": ["ndcg@10", "p95_ms"], "scheduler": "asha", "space": RATES}, "knows one metric, not 2"),
+        ({"algorithm": "grid", "space": RATES}, "grid search goes through all values"),
+        ({"scheduler": "pbt", "space": {"model.dim": {"choice": [8, 16]}}}, "model.dim: pbt changes values while"),
+        ({"scheduler": "pbt", "algorithm": "grid", "space": RATES}, "set algorithm to random or tpe"),
+        ({"metric": "ndgc@10", "space": RATES}, "Did you mean 'ndcg@10'?"),
+        ({"constraints": "p95_ms < 5", "space": RATES}, "write it like"),
+    ],
+)
+def test_a_wrong_option_is_refused_with_the_nearest_right_one(
+    tmp_path: Path, content: dict[str, Any], expected: str
+) -> None:
+    with pytest.raises(RecipeError) as caught:
+        load(tmp_path, content)
+    assert expected in str(caught.value)
+
+
+def test_a_space_that_is_not_there_is_answered_with_the_nearest() -> None:
+    with pytest.raises(RecipeError, match="Did you mean 'learning_rate_batch_size'"):
+        load_search("learning_rate", {}, RECIPE)
+
+
+def test_no_yaml_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "space.yaml"
+    file.write_text("space: [")
+    with pytest.raises(RecipeError, match="not YAML"):
+        load_search(str(file), {}, RECIPE)
