@@ -36,10 +36,11 @@ from rayrec.sweep import plan
 from rayrec.tracking import Tracker
 from rayrec.training.job import TrainJob
 from rayrec.training.local import LocalTraining, observe
+from rayrec.tuning.follower import Sweep
 from rayrec.tuning.objectives import parse_objectives
 from rayrec.tuning.options import Options, Search
 from rayrec.tuning.records import TrialRecord
-from rayrec.tuning.search import Sweep, search
+from rayrec.tuning.search import search
 from rayrec.tuning.space import changed, parse_space
 
 GRID: dict[str, list[Any]] = {

@@ -16,10 +16,11 @@ from rayrec.recipe_files import to_yaml
 from rayrec.stages import CODE, Watcher
 from rayrec.tracking import RegisteredRelease, TrackedRun, Tracker, tracking_uri, without_passwords
 from rayrec.training.job import TrainJob
+from rayrec.tuning.follower import Sweep
 from rayrec.tuning.options import Options, Search
 from rayrec.tuning.records import Records, TrialRecord, best_of, front_of
 from rayrec.tuning.report import sweep_page
-from rayrec.tuning.search import Sweep, search
+from rayrec.tuning.search import search
 from rayrec.tuning.space import changed
 
 HEADER = "# Written by rayrec tune"
@@ -31,7 +32,7 @@ class TuneWatcher(Watcher, Protocol):
     """Who is told of the stages and of the trials."""
 
     def trial(self, record: TrialRecord) -> None:
-        """See `rayrec.tuning.search.Watcher`."""
+        """See `rayrec.tuning.follower.Watcher`."""
 
 
 @dataclass(frozen=True)
@@ -182,6 +183,8 @@ def plan(
     def name_of(trial: Recipe) -> str:
         return training_name(replace(job, recipe=trial), dataset)
 
+    if not recipe.training.workers:
+        resources["CPU"] = job.recipe.training.threads or threads
     return Sweep(job, chosen, records, run, tracker, name_of, resources, parallel)
 
 

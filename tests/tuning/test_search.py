@@ -23,10 +23,11 @@ from rayrec.tracking import Tracker
 from rayrec.training.checkpoint import Checkpoints
 from rayrec.training.local import LocalTraining, observe
 from rayrec.training.train import train_model
+from rayrec.tuning.follower import Sweep
 from rayrec.tuning.objectives import parse_objectives
 from rayrec.tuning.options import Options, Search
 from rayrec.tuning.records import TrialRecord
-from rayrec.tuning.search import Sweep, search
+from rayrec.tuning.search import search
 from rayrec.tuning.space import changed, parse_space
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")

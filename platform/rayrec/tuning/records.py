@@ -103,9 +103,14 @@ class Records:
         return [TrialRecord.from_json(self.storage.read_json(f"{self.folder}/trials/{name}")) for name in names]
 
     def clear(self) -> None:
-        """Forget them."""
+        """Forget the sweep."""
         if self.storage.exists(self.folder):
             self.storage.remove(self.folder)
+
+    def forget(self, name: str) -> None:
+        """Remove a folder of it, if it is there."""
+        if self.storage.exists(f"{self.folder}/{name}"):
+            self.storage.remove(f"{self.folder}/{name}")
 
     def _path(self, number: int) -> str:
         return f"{self.folder}/trials/{number:06d}.json"

@@ -7,39 +7,34 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
 from concurrent import futures
-from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from dataclasses import replace
+from typing import Any
 
 import pyarrow.fs
 import ray
 from ray import tune
-from ray.tune.experiment import Trial
 from ray.tune.search import Searcher
 
 from rayrec.artifacts import Storage
 from rayrec.data.dataset import open_dataset
 from rayrec.data.views import open_view
-from rayrec.errors import ClusterError, DataError, ModelError
+from rayrec.errors import DataError
 from rayrec.models.registry import model_class
 from rayrec.recipe import Recipe
-from rayrec.tracking import TrackedRun, Tracker
-from rayrec.training.checkpoint import Checkpoints
-from rayrec.training.job import TrainJob
 from rayrec.training.local import observe
-from rayrec.tuning.options import Search
-from rayrec.tuning.records import Records, TrialRecord, best_of
+from rayrec.tuning.follower import MOST_LOST, Follower, Sweep, Watcher
+from rayrec.tuning.records import TrialRecord
 from rayrec.tuning.sampling import Sampler
 from rayrec.tuning.schedulers import scheduler
-from rayrec.tuning.searcher import Trials, outcome
+from rayrec.tuning.searcher import Trials
 from rayrec.tuning.space import Changes, as_it_is, changed
-from rayrec.tuning.trial import TRIAL, LocalTrial, Suggested, Task, distributed_trial
+from rayrec.tuning.trial import TRIAL, LocalTrial, Task, distributed_trial
 
 _LOG = logging.getLogger(__name__)
 
-MOST_LOST = 3
-"""How often trials that were lost with their machine are begun again."""
+SCRATCH = "tune"
+"""Ray Tune's own folder below a sweep's."""
 POLL_SECONDS = 0.2
 STOP_SECONDS = 20
 QUIET = {
@@ -50,43 +45,6 @@ QUIET = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
-
-
-class Watcher(Protocol):
-    """Who is told how a sweep goes."""
-
-    def trial(self, record: TrialRecord) -> None:
-        """A trial has begun, gone on by an epoch, or ended."""
-
-
-@dataclass(frozen=True)
-class Sweep:
-    """A sweep.
-
-    Attributes:
-        job: The training of the recipe as it is.
-        search: What is searched, and how.
-        records: Where trials are kept.
-        run: The MLflow run that those of the trials are nested in.
-        tracker: Of these.
-        name_of: The name of a recipe's training: equal trainings have equal names.
-        resources: What a trial takes: ``CPU`` and ``GPU``.
-        parallel: Trials at a time.
-    """
-
-    job: TrainJob
-    search: Search
-    records: Records
-    run: TrackedRun
-    tracker: Tracker
-    name_of: Callable[[Recipe], str]
-    resources: Mapping[str, float]
-    parallel: int
-
-    @property
-    def threads(self) -> int:
-        """Threads of a trial."""
-        return self.job.recipe.training.threads or 1
 
 
 def search(sweep: Sweep, watcher: Watcher) -> list[TrialRecord]:
@@ -108,6 +66,7 @@ def search(sweep: Sweep, watcher: Watcher) -> list[TrialRecord]:
             _run(sweep, searcher, follower, None if most is None else seconds)
         finally:
             follower.leave_off(ends <= time.monotonic())
+            sweep.records.forget(SCRATCH)
         follower.check()
         if not follower.lost:
             break
@@ -172,7 +131,7 @@ def _settings(sweep: Sweep, searcher: Trials, follower: Follower, seconds: float
         "reuse_actors": trainable is LocalTrial,
         "time_budget_s": seconds,
         "trial_dirname_creator": lambda trial: trial.trial_id,
-        "name": "tune",
+        "name": SCRATCH,
         "storage_path": storage.full(sweep.records.folder),
         "storage_filesystem": _filesystem(storage),
         "callbacks": [follower],
@@ -226,157 +185,3 @@ def _observed(sweep: Sweep) -> dict[str, Any]:
             )
             by_features[reads] = ray.remote(num_cpus=1)(observe).remote(own)
     return {name: by_features[tuple(sorted(model_class(name).features))] for name in names}
-
-
-class Follower(tune.Callback):
-    """Follows Ray Tune: keeps the record of each trial, its MLflow run, and tells who watches.
-
-    Args:
-        sweep: The sweep.
-        watcher: Who is told.
-    """
-
-    def __init__(self, sweep: Sweep, watcher: Watcher) -> None:
-        self._sweep, self._watcher = sweep, watcher
-        self._records = {record.number: record for record in sweep.records.read()}
-        self._best = best_of(list(self._records.values()), sweep.search.objectives)
-        self._runs: dict[int, TrackedRun] = {}
-        self._numbers: dict[str, int] = {}
-        self.lost: list[int] = []
-        self.stopper = StopAll()
-
-    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """Called by Ray Tune, also when a trial goes on."""
-        suggested = Suggested.of(trial.config)
-        if trial.trial_id in self._numbers:
-            return
-        self._numbers[trial.trial_id] = suggested.number
-        run = self._sweep.tracker.begin(f"trial {suggested.number}", self._sweep.run)
-        run.params(suggested.changes)
-        run.tags({"rayrec.trial": suggested.number, "rayrec.name": suggested.name})
-        self._runs[suggested.number] = run
-        record = TrialRecord(suggested.number, suggested.changes, suggested.name, run_id=run.id)
-        self._keep(record)
-
-    def on_trial_result(
-        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
-    ) -> None:
-        """Called by Ray Tune after each epoch."""
-        record = self._record_of(trial)
-        if "failed" in result:
-            return
-        if result["donor"]:
-            origin = (self._numbers[result["donor"]], len(record.curve))
-            changes = Suggested.of(trial.config).changes
-            record = replace(record, changes=changes, copied_from=(*record.copied_from, origin))
-        seconds = record.seconds + result["spent"]
-        if result["over"] and result["epoch"] <= len(record.curve):
-            record = replace(record, seconds=seconds)
-        else:
-            record = record.after(result["value"], seconds)
-            curve = {key: value for key, value in result["entry"] if key != "epoch"}
-            self._runs[record.number].metrics(curve, step=len(record.curve))
-        self._records[record.number] = record
-        self._watcher.trial(record)
-
-    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """Called by Ray Tune when a trial has ended, or was ended."""
-        record, last = self._record_of(trial), trial.last_result or {}
-        if "failed" in last:
-            self._fail(record, last["failed"])
-            return
-        over = bool(last.get("over"))
-        values = outcome(last, self._sweep.search.objectives) if record.curve else {}
-        self._finish(replace(record, state="done" if over else "stopped", values=values))
-
-    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """Called by Ray Tune when a trial's process has died, or its machine: trials tell of their own errors."""
-        # It may have been lost before it began.
-        self.on_trial_start(iteration, trials, trial)
-        record = self._record_of(trial)
-        self.lost.append(record.number)
-        self._end(record, ClusterError("lost"))
-
-    def leave_off(self, time_is_up: bool) -> None:
-        """End what still ran when Ray Tune was stopped: it goes on with the sweep, unless that has no time left."""
-        for number in list(self._runs):
-            record = self._records[number]
-            if time_is_up:
-                values = {self._sweep.search.objectives.metric: record.best} if record.curve else {}
-                self._finish(replace(record, state="stopped", values=values))
-            else:
-                self._end(record, KeyboardInterrupt())
-
-    def give_up(self) -> None:
-        """Fail the trials that were lost, again and again."""
-        for number in self.lost:
-            reason = f"its process died {1 + MOST_LOST} times, perhaps for want of memory"
-            self._records[number] = replace(self._records[number], state="failed", reason=reason)
-            self._sweep.records.write(self._records[number])
-
-    @property
-    def failed(self) -> int:
-        """Trials that failed."""
-        return sum(record.state == "failed" for record in self._records.values())
-
-    def check(self) -> None:
-        """Whether the sweep may go on.
-
-        Raises:
-            ModelError: Too many trials failed.
-        """
-        options = self._sweep.search.options
-        if self.failed > options.max_failed * options.trials:
-            reasons = [record.reason for record in self._records.values() if record.state == "failed"]
-            raise ModelError(
-                f"tune: {self.failed} of {options.trials} trials failed, more than max_failed = {options.max_failed:g} "
-                f"allows; the last one with: {reasons[-1]} All are kept; the same command again goes on with others."
-            )
-
-    def _record_of(self, trial: Trial) -> TrialRecord:
-        # Not by its config: one that goes on from another's weights has the other's.
-        return self._records[self._numbers[trial.trial_id]]
-
-    def _fail(self, record: TrialRecord, reason: str) -> None:
-        self._finish(replace(record, state="failed", reason=reason), ModelError(reason))
-        if self.failed > self._sweep.search.options.max_failed * self._sweep.search.options.trials:
-            self.stopper.now = True
-
-    def _finish(self, record: TrialRecord, error: BaseException | None = None) -> None:
-        self._keep(record)
-        run = self._runs[record.number]
-        run.tags({"rayrec.state": record.state, **({"rayrec.reason": record.reason} if record.reason else {})})
-        run.metrics({**{f"best/{name}": value for name, value in record.values.items()}, "seconds": record.seconds})
-        self._end(record, error)
-        self._drop_checkpoints(record)
-
-    def _end(self, record: TrialRecord, error: BaseException | None) -> None:
-        self._sweep.tracker.end(self._runs.pop(record.number), error)
-
-    def _keep(self, record: TrialRecord) -> None:
-        self._records[record.number] = record
-        self._sweep.records.write(record)
-        self._watcher.trial(record)
-
-    def _drop_checkpoints(self, ended: TrialRecord) -> None:
-        """Keep those of the best trial, from which its model is made without training again."""
-        best = best_of(list(self._records.values()), self._sweep.search.objectives)
-        for record in (self._best or ended, ended):
-            if record is not best:
-                Checkpoints(self._sweep.records.storage, record.name).clear()
-        self._best = best
-
-
-class StopAll(tune.Stopper):
-    """Ends all trials once ``now`` is set. No event: Ray Tune copies what it holds into its snapshots."""
-
-    def __init__(self) -> None:
-        self.now = False
-
-    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        """Of one trial: when it is its turn."""
-        return self.now
-
-    def stop_all(self) -> bool:
-        """Of all."""
-        return self.now
