@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +12,9 @@ import pytest
 from tests.recipes import recipe_values, write_log
 from tests.watching import Silent
 
-from rayrec import pipeline
 from rayrec.artifacts import Storage
 from rayrec.errors import DataError, ModelError
+from rayrec.pipeline import Pipeline
 from rayrec.recipe_files import load_recipe, parse_recipe
 from rayrec.sweep import SweepResult, tune
 from rayrec.tracking import Tracker
@@ -39,35 +42,56 @@ def sweep(log: Path, storage: Storage, constraints: tuple[str, ...] = (), **sect
     return tune(recipe, chosen, storage, Watching())
 
 
-def test_the_best_is_the_candidate_and_its_recipe_trains_it_again(
-    storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    result = sweep(write_log(tmp_path), storage)
+@dataclass(frozen=True)
+class Swept:
+    """A sweep that is over: its log, its storage, and what came of it."""
+
+    log: Path
+    storage: Storage
+    result: SweepResult
+
+
+@pytest.fixture(scope="module")
+def swept(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory, migrated_mlflow: Path) -> Iterator[Swept]:
+    """One sweep for several tests: each takes seconds."""
+    folder = tmp_path_factory.mktemp("swept")
+    (folder / "home").mkdir()
+    shutil.copy(migrated_mlflow, folder / "home" / "mlflow.db")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAYREC_HOME", str(folder / "home"))
+        log, storage = write_log(folder), Storage.open()
+        yield Swept(log, storage, sweep(log, storage, ("size_mb <= 5",)))
+
+
+def test_the_best_is_the_candidate(swept: Swept) -> None:
+    result = swept.result
     assert result.best.best == max(record.best for record in result.trials)
     assert result.release.aliases == ("candidate",)
     assert result.metrics["validation"]["ndcg@10"] == pytest.approx(result.best.best, abs=1e-6)
     assert (Path(result.folder) / "best.yaml").read_text() == result.yaml
 
+
+def test_its_recipe_trains_it_again_to_the_last_bit(
+    swept: Swept, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     written = tmp_path / "best.yaml"
-    written.write_text(result.yaml)
-    recipe = load_recipe(str(written))
+    written.write_text(swept.result.yaml)
+    recipe, watcher = load_recipe(str(written)), Silent()
     assert recipe.training.threads
-    monkeypatch.setenv("RAYREC_HOME", str(tmp_path / "elsewhere"))
-    watcher = Silent()
-    pipeline.run(recipe, Storage.open(), watcher)
-    assert max(entry["ndcg@10"] for entry in watcher.epochs) == result.best.best
+    with Pipeline(recipe, Storage.open(tmp_path / "elsewhere"), watcher) as pipeline:
+        pipeline.train(*pipeline.prepare())
+    assert max(entry["ndcg@10"] for entry in watcher.epochs) == swept.result.best.best
 
 
-def test_a_finished_sweep_is_told_again_without_training(storage: Storage, tmp_path: Path) -> None:
-    log = write_log(tmp_path)
-    first, again = sweep(log, storage), sweep(log, storage)
-    assert again.trials == first.trials
-    assert again.release == first.release
+def test_a_finished_sweep_is_told_again_without_training(swept: Swept) -> None:
+    again = sweep(swept.log, swept.storage, ("size_mb <= 5",))
+    assert again.trials == swept.result.trials
+    assert again.release == swept.result.release
+    assert swept.storage.list("runs") == []
 
 
-def test_mlflow_has_the_sweep_its_trials_and_the_best(storage: Storage, tmp_path: Path) -> None:
-    result = sweep(write_log(tmp_path), storage)
-    client = Tracker("tiny").client
+def test_mlflow_has_the_sweep_its_trials_and_the_best(swept: Swept) -> None:
+    result, client = swept.result, Tracker("tiny").client
     parent = client.get_run(result.run_id)
     assert parent.data.metrics["best/ndcg_at_10"] == pytest.approx(result.best.best)
     assert parent.data.metrics["default/ndcg_at_10"] == pytest.approx(result.trials[0].best)
@@ -79,8 +103,8 @@ def test_mlflow_has_the_sweep_its_trials_and_the_best(storage: Storage, tmp_path
     assert names >= {f"trial {number}" for number in range(5)} | {"best"}
 
 
-def test_the_page_tells_of_every_trial_and_needs_no_network(storage: Storage, tmp_path: Path) -> None:
-    page = sweep(write_log(tmp_path), storage, constraints=("size_mb <= 5",)).page
+def test_the_page_tells_of_every_trial_and_needs_no_network(swept: Swept) -> None:
+    page = swept.result.page
     for title in ("History", "Importance", "Parallel coordinates", "model.dim", "Best against the recipe as it is"):
         assert f"<h2>{title}</h2>" in page
     assert "Budget saved" in page
