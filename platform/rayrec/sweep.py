@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import asdict, dataclass, replace
 from typing import Protocol
 
@@ -22,6 +23,8 @@ from rayrec.tuning.records import Records, TrialRecord, best_of, front_of
 from rayrec.tuning.report import sweep_page
 from rayrec.tuning.search import search
 from rayrec.tuning.space import changed
+
+_LOG = logging.getLogger(__name__)
 
 HEADER = "# Written by rayrec tune"
 ASIDE = 0.1
@@ -118,10 +121,13 @@ def tune(recipe: Recipe, chosen: Search, storage: Storage, watcher: TuneWatcher,
         sweep = plan(recipe, chosen, dataset, view, run, tracker, resume)
         run.params({"space": {p.key: f"{p.kind} {list(p.values)}" for p in chosen.space.parameters}})
         run.params({"options": chosen.options.model_dump(mode="json"), "recipe": sweep.job.recipe.name})
+        run.tags({"rayrec.simulated": recipe.simulated})
         trials = search(sweep, watcher)
         best = best_of(trials, chosen.objectives)
         if best is None:
             raise ModelError(_nothing(trials, chosen))
+        if best.state == "stopped":
+            _LOG.warning("tune: no trial came to its end in time: the best so far, %d, is trained on", best.number)
         final = changed(sweep.job.recipe, best.changes)
         # What is served may learn from validation events, too, once nothing is chosen by them any more.
         final = final.model_copy(update={"training": replace(final.training, refit=recipe.training.refit)})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -21,6 +22,9 @@ from rayrec.tuning.trial import Suggested
 
 MOST_LOST = 3
 """How often trials that were lost with their machine are begun again."""
+
+SETTLED_SECONDS = 60
+"""After which a trial that was stopped has written the checkpoint that it was writing then."""
 
 
 class Watcher(Protocol):
@@ -74,6 +78,7 @@ class Follower(tune.Callback):
         self._best = best_of(list(self._records.values()), sweep.search.objectives)
         self._runs: dict[int, TrackedRun] = {}
         self._numbers: dict[str, int] = {}
+        self._stale: dict[str, float] = {}
         self.lost: list[int] = []
         self.stopper = StopAll()
 
@@ -138,6 +143,7 @@ class Follower(tune.Callback):
                 self._finish(replace(record, state="stopped", values=values))
             else:
                 self._end(record, KeyboardInterrupt())
+        self._clear(0)
 
     def give_up(self) -> None:
         """Fail the trials that were lost, again and again."""
@@ -195,8 +201,16 @@ class Follower(tune.Callback):
         best = best_of(list(self._records.values()), self._sweep.search.objectives)
         for record in (self._best or ended, ended):
             if record is not best:
-                Checkpoints(self._sweep.records.storage, record.name).clear()
+                self._stale[record.name] = time.monotonic()
         self._best = best
+        self._clear(SETTLED_SECONDS)
+
+    def _clear(self, settled: float) -> None:
+        """Remove checkpoints that nobody needs any more, and nobody still writes."""
+        for name, since in list(self._stale.items()):
+            if time.monotonic() - since >= settled:
+                Checkpoints(self._sweep.records.storage, name).clear()
+                del self._stale[name]
 
 
 class StopAll(tune.Stopper):

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -131,7 +132,13 @@ class LocalTrial(tune.Trainable):
         self.cleanup()
         self._suggested = Suggested.of(new_config)
         self._training, self._reported, self._best, self._donor = None, 0, float("-inf"), ""
+        self.__dict__.pop("recipe", None)
         return True
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """The trial's."""
+        return self._task.recipe(self._suggested.changes)
 
     def step(self) -> dict[str, Any]:
         """An epoch; of a trial that is taken up, first those that were done; or why there is none."""
@@ -142,31 +149,32 @@ class LocalTrial(tune.Trainable):
             return failure(error, self._best)
 
     def _step(self) -> dict[str, Any]:
-        began = time.perf_counter()
-        recipe = self._task.recipe(self._suggested.changes)
-        if issubclass(model_class(recipe.model.name), Fitted):
-            return self._fit(recipe, began)
-        training = self._training_of(recipe)
+        began, metric = time.perf_counter(), self._task.objectives.metric
+        if issubclass(model_class(self.recipe.model.name), Fitted):
+            return self._fit(began)
+        training = self._begun()
         known = self._reported < len(training.history)
         entry = training.history[self._reported] if known else training.epoch()
         self._reported += 1
         over = training.over and self._reported == len(training.history)
-        values = self._measured(training.best(), recipe) if over else {}
+        if over:
+            # Whoever is told that it is over may remove its checkpoints.
+            training.close()
+        values = self._measured(training.best()) if over else {}
         spent = entry["seconds"] + entry["validation"] if known else time.perf_counter() - began
-        told = result(entry, recipe.training.metric, self._best, over=over, done=over, values=values, spent=spent)
+        told = result(entry, metric, self._best, over=over, done=over, values=values, spent=spent)
         self._best = told["best"]
         donor, self._donor = self._donor, ""
         return told | {"donor": donor}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Asked for by schedulers that pause trials or copy them."""
-        recipe = self._task.recipe(self._suggested.changes)
-        self._training_of(recipe).write(Path(checkpoint_dir))
+        self._begun().write(Path(checkpoint_dir))
         Path(checkpoint_dir, DONOR).write_text(self.trial_id, encoding="utf-8")
 
     def load_checkpoint(self, checkpoint: str) -> None:
         """Go on from there: where this trial was paused, or where a better one stood."""
-        training = self._training_of(self._task.recipe(self._suggested.changes))
+        training = self._begun()
         training.read(Path(checkpoint))
         donor = Path(checkpoint, DONOR).read_text(encoding="utf-8")
         self._donor = "" if donor == self.trial_id else donor
@@ -179,30 +187,29 @@ class LocalTrial(tune.Trainable):
             self._training.close()
             self._training = None
 
-    def _training_of(self, recipe: Recipe) -> LocalTraining:
+    def _begun(self) -> LocalTraining:
         if self._training is None:
             kept = Checkpoints(self._task.storage, self._suggested.name) if self._task.keeps else None
-            self._training = LocalTraining(recipe, self._observed(recipe), self._task.threads, kept)
+            self._training = LocalTraining(self.recipe, self._observed(), self._task.threads, kept)
         return self._training
 
-    def _observed(self, recipe: Recipe) -> Observed:
+    def _observed(self) -> Observed:
         # Arrays of the object store are not copied: all processes of a node see the same memory.
-        return cast("Observed", ray.get(self._task.observed[recipe.model.name]))
+        return cast("Observed", ray.get(self._task.observed[self.recipe.model.name]))
 
-    def _fit(self, recipe: Recipe, began: float) -> dict[str, Any]:
+    def _fit(self, began: float) -> dict[str, Any]:
         """A model that is fitted at once: one step is all."""
         torch.set_num_threads(self._task.threads)
-        observed, choice = self._observed(recipe), recipe.model
+        observed, choice, metric = self._observed(), self.recipe.model, self._task.objectives.metric
         model = model_class(choice.name)(choice.config, observed.num_items)
-        cast("Fitted", model).fit(observed.interactions, here, recipe.training.seed)
-        values = self._measured(model, recipe)
-        entry = {"epoch": 1.0, recipe.training.metric: values[recipe.training.metric]}
-        spent = time.perf_counter() - began
-        return result(entry, recipe.training.metric, -1.0, values, over=True, done=True, spent=spent, donor="")
+        cast("Fitted", model).fit(observed.interactions, here, self.recipe.training.seed)
+        values = self._measured(model)
+        entry, spent = {"epoch": 1.0, metric: values[metric]}, time.perf_counter() - began
+        return result(entry, metric, -1.0, values, over=True, done=True, spent=spent, donor="")
 
-    def _measured(self, model: Recommender, recipe: Recipe) -> dict[str, float]:
-        users = self._observed(recipe).users
-        return measure(model, users, self._task.objectives.wanted, recipe.evaluation.exclude_seen)
+    def _measured(self, model: Recommender) -> dict[str, float]:
+        seen = self.recipe.evaluation.exclude_seen
+        return measure(model, self._observed().users, self._task.objectives.wanted, seen)
 
 
 def distributed_trial(config: dict[str, Any], task: Task) -> None:
