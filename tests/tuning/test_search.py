@@ -23,7 +23,6 @@ from rayrec.sweep import plan
 from rayrec.tracking import Tracker
 from rayrec.training.checkpoint import Checkpoints
 from rayrec.training.local import LocalTraining, observe
-from rayrec.training.train import train_model
 from rayrec.tuning.follower import Sweep
 from rayrec.tuning.objectives import parse_objectives
 from rayrec.tuning.options import Options, Search
@@ -93,16 +92,6 @@ def test_a_sweep_trains_every_trial_and_goes_on_with_no_work_lost(planned: Plann
         assert child.info.status == "FINISHED"
         assert child.data.params.get("training.learning_rate") == str(record.changes["training.learning_rate"])
         assert child.data.metrics["ndcg_at_10"] == pytest.approx(record.curve[-1])
-
-
-def test_a_trial_is_the_training_that_its_recipe_makes(planned: Planner) -> None:
-    """The curve is that of the train stage, to the last bit."""
-    sweep = planned(trials=2, training={"averaging": 0.9})
-    for record in search(sweep, Seen()):
-        recipe = changed(sweep.job.recipe, record.changes)
-        curve: list[float] = []
-        train_model(replace(sweep.job, recipe=recipe), "again", lambda e, c=curve: c.append(e["ndcg@10"]), resume=False)
-        assert tuple(curve) == record.curve
 
 
 def test_an_interrupted_trial_goes_on_after_its_last_epoch(planned: Planner, storage: Storage) -> None:
@@ -178,19 +167,14 @@ def test_a_bad_trial_of_a_population_goes_on_from_a_good_ones_weights(planned: P
     assert bad.curve[-1] > 0.8 * good.curve[epoch - 1]
 
 
-def test_trials_that_fail_are_kept_and_reported(planned: Planner) -> None:
-    space = {"training.learning_rate": {"choice": [0.01, 1.0e30]}}
-    records = search(planned(space, trials=2, algorithm="grid"), Seen())
-    assert [record.state for record in records] == ["done", "failed"]
-    assert "Lower training.learning_rate" in records[1].reason
-
-
-def test_too_many_failures_end_the_sweep(planned: Planner) -> None:
+def test_trials_that_fail_are_kept_and_too_many_end_the_sweep(planned: Planner) -> None:
     space = {"training.learning_rate": {"choice": [1.0e30, 2.0e30, 3.0e30, 4.0e30]}}
     sweep = planned(space, trials=5, algorithm="grid", parallel=1, max_failed=0.3)
     with pytest.raises(ModelError, match=r"tune: 2 of 5 trials failed, more than max_failed = 0\.3 allows"):
         search(sweep, Seen())
-    assert [record.state for record in sweep.records.read()] == ["done", "failed", "failed"]
+    records = sweep.records.read()
+    assert [record.state for record in records] == ["done", "failed", "failed"]
+    assert "Lower training.learning_rate" in records[1].reason
 
 
 def test_ctrl_c_keeps_what_has_ended_and_the_rest_goes_on_later(planned: Planner) -> None:
@@ -227,10 +211,9 @@ def test_models_compete_each_with_its_own_keys_and_costs_are_measured(planned: P
 
 
 def test_a_training_with_workers_of_its_own_is_a_trial_too(planned: Planner) -> None:
-    sweep = planned(training={"workers": 1, "epochs": 2}, trials=2, parallel=1)
-    records = search(sweep, Seen())
-    assert [record.state for record in records] == ["done", "done"]
-    assert [len(record.curve) for record in records] == [2, 2]
+    (record,) = search(planned(training={"workers": 1, "epochs": 2}, trials=1, parallel=1), Seen())
+    assert (record.state, len(record.curve)) == ("done", 2)
+    assert record.values == {"ndcg@10": record.best}
 
 
 def test_when_time_is_up_what_runs_is_stopped(planned: Planner) -> None:

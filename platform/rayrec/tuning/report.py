@@ -7,8 +7,7 @@ from html import escape
 from typing import Any
 
 from rayrec.artifacts import Json
-from rayrec.data.charts import Bar, bars
-from rayrec.data.page import document, section, table
+from rayrec.data.page import document, percent, section, table
 from rayrec.recipe import Recipe
 from rayrec.tuning.charts import Axis, Line, Point, parallel, scatter
 from rayrec.tuning.options import Search
@@ -38,7 +37,7 @@ def sweep_page(recipe: Recipe, chosen: Search, trials: Sequence[TrialRecord], me
         *_importance(measured, chosen),
         *_front(trials, chosen),
         *_parallel(measured, chosen),
-        *(_slice(parameter, measured, chosen) for parameter in chosen.space.parameters if len(measured) > 1),
+        *(_slice(parameter, measured, chosen) for parameter in _varied(chosen) if len(measured) > 1),
         _failures(trials),
         _table(measured, best, chosen),
     ]
@@ -109,14 +108,17 @@ def _history(measured: Sequence[TrialRecord], chosen: Search) -> str:
 
 
 def _importance(measured: Sequence[TrialRecord], chosen: Search) -> list[str]:
-    found = importances(chosen.space, [(trial.changes, trial.best) for trial in measured])
+    varied = {parameter.key for parameter in _varied(chosen)}
+    shares = importances(chosen.space, [(trial.changes, trial.best) for trial in measured])
+    found = {key: share for key, share in shares.items() if key in varied}
     if not found:
         return []
-    data = [Bar(_short(key), share, f"{key}: {share:.0%}") for key, share in found.items()]
-    described = "; ".join(bar.tip for bar in data)
-    title = "Importance"
-    note = '<p class="note">Share of the differences between trials that each explains (fANOVA).</p>'
-    return [section(title, bars(title, described, data, ("", "share")) + note)]
+    rows = []
+    for key, share in found.items():
+        bar = f'<td class="share"><span style="width:{100 * share:.2f}%"></span></td>'
+        rows.append(f'<tr><th scope="row">{escape(key)}</th><td>{percent(share)}</td>{bar}</tr>')
+    note = '<p class="note">The share of the differences between trials that each explains (fANOVA).</p>'
+    return [section("Importance", table(["", "Share", ""], rows) + note)]
 
 
 def _front(trials: Sequence[TrialRecord], chosen: Search) -> list[str]:
@@ -146,7 +148,7 @@ def _front(trials: Sequence[TrialRecord], chosen: Search) -> list[str]:
 def _parallel(measured: Sequence[TrialRecord], chosen: Search) -> list[str]:
     if len(measured) < 2:
         return []
-    metric, parameters = chosen.objectives.metric, chosen.space.parameters
+    metric, parameters = chosen.objectives.metric, _varied(chosen)
     axes = [*(_axis(parameter, measured) for parameter in parameters)]
     axes.append(Axis.of_numbers(metric, [trial.best for trial in measured]))
     ranked = sorted(trial.best for trial in measured)
@@ -174,6 +176,11 @@ def _slice(parameter: Parameter, measured: Sequence[TrialRecord], chosen: Search
     points = [_point(trial.changes[parameter.key], trial, metric) for trial in having]
     axes = (_axis(parameter, having), Axis.of_numbers(metric, [trial.best for trial in having]))
     return section(parameter.key, scatter(parameter.key, f"{metric} by {parameter.key}", points, axes))
+
+
+def _varied(chosen: Search) -> list[Parameter]:
+    """The parameters that have more than one value."""
+    return [parameter for parameter in chosen.space.parameters if parameter.levels is None or len(parameter.levels) > 1]
 
 
 def _axis(parameter: Parameter, trials: Sequence[TrialRecord]) -> Axis:
