@@ -266,3 +266,30 @@ def test_a_server_that_goes_away_in_the_middle_is_one_message(
     monkeypatch.setattr(tracker.client._client, "log_batch", gone)  # type: ignore[attr-defined]
     with pytest.raises(StorageError, match="connection reset by peer"):
         run.metrics({"loss": 1.0})
+
+
+def test_what_a_killed_command_left_running_is_ended_by_the_one_that_takes_it_up(home: Path) -> None:
+    tracker = Tracker("movies")
+    dead_parent = tracker.begin("tune")
+    dead = tracker.begin("train", dead_parent)
+    tracker.take_up(dead, "same")
+    trial = tracker.begin("trial 0", dead)
+    other = tracker.begin("train")
+    tracker.take_up(other, "another")
+    parent = tracker.begin("tune")
+    run = tracker.begin("train", parent)
+    tracker.take_up(run, "same")
+
+    def status(of: TrackedRun) -> str:
+        return str(tracker.client.get_run(of.id).info.status)
+
+    assert [status(of) for of in (dead_parent, dead, trial)] == ["KILLED"] * 3
+    assert [status(of) for of in (other, parent, run)] == ["RUNNING"] * 3
+
+
+def test_a_failed_run_says_why(home: Path) -> None:
+    tracker = Tracker("movies")
+    with pytest.raises(ValueError, match="no such thing"), tracker.run("train") as run:
+        raise ValueError("no such thing")
+    found = tracker.client.get_run(run.id)
+    assert (found.info.status, found.data.tags["rayrec.error"]) == ("FAILED", "ValueError: no such thing")

@@ -110,7 +110,7 @@ class Stages:
             outcome = StageOutcome(done["output"], time.perf_counter() - began, True, done["rows"])
         else:
             with self._run(name) as run:
-                run.tags({"rayrec.key": key})
+                self._tracker.take_up(run, key)
                 output, rows = work(run)
                 outcome = StageOutcome(output, time.perf_counter() - began, False, rows)
                 run.metrics({"stage_seconds": outcome.seconds, "stage_rows": rows})

@@ -122,6 +122,7 @@ def tune(recipe: Recipe, chosen: Search, storage: Storage, watcher: TuneWatcher,
         run.params({"space": {p.key: f"{p.kind} {list(p.values)}" for p in chosen.space.parameters}})
         run.params({"options": chosen.options.model_dump(mode="json"), "recipe": sweep.job.recipe.name})
         run.tags({"rayrec.simulated": recipe.simulated})
+        tracker.take_up(run, sweep.records.folder)
         trials = search(sweep, watcher)
         best = best_of(trials, chosen.objectives)
         if best is None:

@@ -21,12 +21,14 @@ from rayrec.recipe import NAME_PATTERN
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from mlflow import MlflowClient
+    from mlflow.entities import Run
     from mlflow.entities.model_registry import ModelVersion
 
 CHAMPION, CANDIDATE = "champion", "candidate"
 RELEASE_TAG, STORAGE_TAG = "rayrec.release", "rayrec.storage"
 SIMULATED_TAG, HISTORY_TAG = "rayrec.simulated", "rayrec.champions"
-PARAM_LENGTH = 500
+KEY_TAG, PARENT_TAG = "rayrec.key", "mlflow.parentRunId"
+PARAM_LENGTH, TAG_LENGTH = 500, 4000
 PARAMS_A_CALL, METRICS_A_CALL = 100, 1000
 """MLflow refuses longer values, and more at once."""
 
@@ -185,14 +187,36 @@ class Tracker:
         """A run that lasts until `end`; nested in ``parent``."""
         tags = {"mlflow.runName": stage, "rayrec.stage": stage}
         if parent:
-            tags["mlflow.parentRunId"] = parent.id
+            tags[PARENT_TAG] = parent.id
         created = self.client.create_run(self.experiment, tags=tags)
         return TrackedRun(self.client, created.info.run_id)
 
     def end(self, run: TrackedRun, error: BaseException | None = None) -> None:
-        """End a run: FINISHED, FAILED, or KILLED when the user interrupted it."""
+        """End a run: FINISHED, FAILED with the reason in its tags, or KILLED when the user interrupted it."""
         status = "FINISHED" if error is None else "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
+        if status == "FAILED":
+            run.tags({"rayrec.error": f"{type(error).__name__}: {error}"[:TAG_LENGTH]})
         self.client.set_terminated(run.id, status)
+
+    def take_up(self, run: TrackedRun, key: str) -> None:
+        """Mark a run as that of a key, and end as KILLED what a command that died left running under the same one.
+
+        With each of these goes the run it is nested in, and those that are nested in it.
+        """
+        left = self._running(KEY_TAG, key)
+        run.tags({KEY_TAG: key})
+        mine = {run.id, self.client.get_run(run.id).data.tags.get(PARENT_TAG)}
+        for dead in left:
+            nested = [child.info.run_id for child in self._running(PARENT_TAG, dead.info.run_id)]
+            around = [dead.data.tags[PARENT_TAG]] if PARENT_TAG in dead.data.tags else []
+            still = [run_id for run_id in around if self.client.get_run(run_id).info.status == "RUNNING"]
+            for run_id in {dead.info.run_id, *nested, *still} - mine:
+                self.client.set_terminated(run_id, "KILLED")
+
+    def _running(self, tag: str, value: str) -> list[Run]:
+        """Runs of this experiment that have not ended, by a tag."""
+        having = f"tags.`{tag}` = '{value}' and attributes.status = 'RUNNING'"
+        return list(self.client.search_runs([self.experiment], having))
 
     def register(
         self, run: TrackedRun, digest: str, storage: str, reference: Path, description: str, simulated: bool
