@@ -54,11 +54,14 @@ TABULATED = ("model.dim=32", "model.blocks=1", "model.max_length=30", "training.
 class Nobody:
     """Watches, and says nothing."""
 
+    def known(self, records: list[TrialRecord]) -> None:
+        """What there was before."""
+
     def trial(self, record: TrialRecord) -> None:
         """A trial has gone on."""
 
 
-class Peaks:
+class Peaks(Nobody):
     """Remembers what trial processes held."""
 
     def __init__(self) -> None:

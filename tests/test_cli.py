@@ -84,7 +84,7 @@ def test_a_sweep_does_not_overwrite_what_it_did_not_write(home: Path, tmp_path: 
     recipe = write_recipe(tmp_path, write_log(tmp_path))
     before = recipe.read_text()
 
-    refused(rayrec("tune", recipe, "--out", recipe), "was not written by rayrec tune")
+    refused(rayrec("tune", recipe, "--out", recipe), "was not written by rayrec")
     assert recipe.read_text() == before
 
 

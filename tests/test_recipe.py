@@ -182,6 +182,15 @@ def test_a_file_that_is_absent_not_yaml_or_no_mapping_is_one_message(tmp_path: P
             load_recipe(str(tmp_path / "bad.yaml"))
 
 
+def test_a_default_that_is_switched_off_by_null_stays_off_when_it_is_written_out(tmp_path: Path) -> None:
+    recipe = parse_recipe(
+        {"name": "off", "data": {"sources": [SOURCE]}, "model": {"name": "hstu", "temperature": None}}
+    )
+    written = tmp_path / "again.yaml"
+    written.write_text(to_yaml(recipe))
+    assert load_recipe(str(written)).model == recipe.model
+
+
 def test_an_unknown_recipe_name_is_answered_with_the_nearest() -> None:
     with pytest.raises(RecipeError, match="Did you mean 'movielens-100k'"):
         load_recipe("movielens-10k")

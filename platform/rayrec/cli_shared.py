@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TextIO
@@ -77,6 +77,28 @@ def terminate(*_: object) -> None:
 def print_json(value: Json) -> None:
     """The one JSON object of ``--json``."""
     sys.stdout.write(json.dumps(value, indent=1) + "\n")
+
+
+def check_output(path: Path, option: str, ours: Callable[[str], bool]) -> None:
+    """See that a file can be written, before the work that goes into it.
+
+    Args:
+        path: The file.
+        option: That names it.
+        ours: Whether a file with this text may be overwritten.
+
+    Raises:
+        RecipeError: There is no folder for it, or something else stands there.
+    """
+    try:
+        if not path.absolute().parent.is_dir():
+            raise RecipeError(
+                f"{option} {path}: there is no folder {path.absolute().parent}. Make it, or choose another."
+            )
+        if path.exists() and not ours(path.read_text(encoding="utf-8", errors="replace")):
+            raise RecipeError(f"{option} {path}: is there already, and was not written by rayrec. Choose another file.")
+    except OSError as error:
+        raise RecipeError(f"{option} {path}: cannot be written: {error.strerror}. Choose another file.") from error
 
 
 def write_page(out: Path, text: str) -> None:

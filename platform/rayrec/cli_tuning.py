@@ -14,12 +14,12 @@ from rayrec.cli_shared import (
     RecipeArgument,
     SetOption,
     VerboseOption,
+    check_output,
     cluster,
     load,
     print_json,
     write_page,
 )
-from rayrec.errors import RecipeError
 
 SpaceOption = Annotated[
     str, typer.Option("--space", metavar="FILE", help="What is searched: a YAML file, or one that comes with rayrec.")
@@ -62,11 +62,9 @@ def tune(
 
     given: dict[str, Any] = {"trials": trials, "max_time": max_time, "metric": metric, "constraints": constraint}
     given |= {"algorithm": algorithm, "scheduler": scheduler, "parallel": parallel, "seed": seed}
-    for path in (out, report):
-        if path is not None and not path.absolute().parent.is_dir():
-            raise RecipeError(f"{path}: there is no folder {path.absolute().parent}. Make it, or choose another file.")
-    if out.exists() and not out.read_text(encoding="utf-8", errors="replace").startswith(HEADER):
-        raise RecipeError(f"--out {out}: is there already, and was not written by rayrec tune. Choose another file.")
+    check_output(out, "--out", lambda text: text.startswith(HEADER))
+    if report is not None:
+        check_output(report, "--report", lambda text: text.startswith("<!DOCTYPE html>"))
     loaded, storage, files = load(recipe, overrides, data)
     chosen = load_search(space, {key: value for key, value in given.items() if value is not None}, loaded)
     with cluster(storage, verbose, files) as stdout:

@@ -104,12 +104,17 @@ def _described_by(config_class: type, schema: Json) -> Json:
 
 def to_yaml(recipe: Recipe) -> str:
     """The complete recipe, every default written out."""
-    return yaml.safe_dump(recipe.model_dump(mode="json", by_alias=True, exclude_none=True), sort_keys=False)
+    raw = recipe.model_dump(mode="json", by_alias=True, exclude_none=True)
+    # What is switched off by null, though it is on by default, has to be said.
+    defaults = dataclasses.asdict(model_class(recipe.model.name).Config())
+    off = {key: None for key, value in recipe.sections("model")["model"].items() if value is None}
+    raw["model"] |= {key: value for key, value in off.items() if defaults[key] is not None}
+    return yaml.safe_dump(raw, sort_keys=False)
 
 
 def _read(reference: str) -> tuple[dict[str, Any], Path | None]:
     path = Path(reference)
-    if _is_file(path):
+    if is_file(path, f"recipe {reference[:200]}"):
         return _parsed(_text(path, f"recipe {reference[:200]}"), reference), path.absolute().parent
     if path.suffix in {".yaml", ".yml"}:
         raise RecipeError(f"recipe {reference}: there is no such file. Packaged recipes: {_known()}.")
@@ -139,11 +144,16 @@ def read_yaml(path: Path, where: str) -> dict[str, Any]:
     return raw
 
 
-def _is_file(path: Path) -> bool:
+def is_file(path: Path, what: str) -> bool:
+    """Whether there is a file.
+
+    Raises:
+        RecipeError: Its name is none that the system takes.
+    """
     try:
         return path.is_file()
     except OSError as error:
-        raise RecipeError(f"recipe {str(path)[:200]}: cannot be read: {error}") from error
+        raise RecipeError(f"{what}: cannot be read: {error.strerror}.") from error
 
 
 def _text(path: Path, where: str) -> str:

@@ -6,33 +6,34 @@ import logging
 from dataclasses import asdict, dataclass, replace
 from typing import Protocol
 
-import ray
-
 from rayrec.artifacts import Json, Storage, code_version, short_digest
 from rayrec.data.dataset import Dataset
-from rayrec.errors import ClusterError, ModelError
+from rayrec.errors import ModelError
 from rayrec.pipeline import Pipeline, training_name
 from rayrec.recipe import Recipe
 from rayrec.recipe_files import to_yaml
 from rayrec.stages import CODE, Watcher
 from rayrec.tracking import RegisteredRelease, TrackedRun, Tracker, tracking_uri, without_passwords
+from rayrec.training.checkpoint import Checkpoints
 from rayrec.training.job import TrainJob
 from rayrec.tuning.follower import Sweep
-from rayrec.tuning.options import Options, Search
-from rayrec.tuning.records import Records, TrialRecord, best_of, front_of
+from rayrec.tuning.options import Search
+from rayrec.tuning.records import Records, TrialRecord, best_of, front_of, most_epochs
 from rayrec.tuning.report import sweep_page
 from rayrec.tuning.search import search
+from rayrec.tuning.shares import shares
 from rayrec.tuning.space import changed
 
 _LOG = logging.getLogger(__name__)
 
 HEADER = "# Written by rayrec tune"
-ASIDE = 0.1
-"""CPUs of a trial that only waits for the workers of its training; Ray Tune wants more than none."""
 
 
 class TuneWatcher(Watcher, Protocol):
     """Who is told of the stages and of the trials."""
+
+    def known(self, records: list[TrialRecord]) -> None:
+        """See `rayrec.tuning.follower.Watcher`."""
 
     def trial(self, record: TrialRecord) -> None:
         """See `rayrec.tuning.follower.Watcher`."""
@@ -84,7 +85,7 @@ class SweepResult:
             "simulated": self.recipe.simulated,
             "metric": list(self.search.objectives.names),
             "constraints": [str(constraint) for constraint in self.search.objectives.constraints],
-            "trials": [record.to_json() | {"best": record.best} for record in self.trials],
+            "trials": [record.to_json() | {"best": record.best if record.curve else None} for record in self.trials],
             "best": self.best.number,
             "default": 0,
             "pareto_front": [record.number for record in self.front],
@@ -98,7 +99,7 @@ class SweepResult:
     @property
     def at_most(self) -> int:
         """Epochs of all trials, had none been stopped and no patience ended."""
-        return len(self.trials) * self.recipe.training.epochs
+        return most_epochs(self.recipe, self.trials)
 
 
 def tune(recipe: Recipe, chosen: Search, storage: Storage, watcher: TuneWatcher, resume: bool = True) -> SweepResult:
@@ -129,10 +130,8 @@ def tune(recipe: Recipe, chosen: Search, storage: Storage, watcher: TuneWatcher,
             raise ModelError(_nothing(trials, chosen))
         if best.state == "stopped":
             _LOG.warning("tune: no trial came to its end in time: the best so far, %d, is trained on", best.number)
-        final = changed(sweep.job.recipe, best.changes)
-        # What is served may learn from validation events, too, once nothing is chosen by them any more.
-        final = final.model_copy(update={"training": replace(final.training, refit=recipe.training.refit)})
-        release, metrics = _registered(final, dataset, view, storage, watcher, run)
+        final = _to_be_trained(changed(sweep.job.recipe, best.changes), recipe)
+        release, metrics = _registered(final, dataset, view, storage, watcher, run, resume)
         result = SweepResult(
             recipe=sweep.job.recipe,
             search=chosen,
@@ -149,10 +148,22 @@ def tune(recipe: Recipe, chosen: Search, storage: Storage, watcher: TuneWatcher,
     return result
 
 
+def _to_be_trained(trial: Recipe, recipe: Recipe) -> Recipe:
+    """The recipe of a trial as one runs it: where, and what is served, is as it was.
+
+    What is served may learn from validation events, too, once nothing is chosen by them any more.
+    """
+    own = recipe.training
+    training = replace(trial.training, refit=own.refit, workers=own.workers, gpus=own.gpus)
+    return trial.model_copy(update={"training": training})
+
+
 def best_yaml(recipe: Recipe, best: TrialRecord, chosen: Search) -> str:
     """A complete recipe, with what it is said to reach."""
     metric = chosen.objectives.metric
-    note = "its trial went on from the weights of others" if best.copied_from else "training it again gives the same"
+    note = "training it again gives the same"
+    if best.copied_from or best.state != "done":
+        note = "its trial went on from the weights of others" if best.copied_from else "its trial was stopped there"
     return (
         f"{HEADER}: trial {best.number}, {metric} {best.best:.6f} on validation events after epoch {best.best_epoch}; "
         f"{note}.\n{to_yaml(recipe)}"
@@ -162,8 +173,11 @@ def best_yaml(recipe: Recipe, best: TrialRecord, chosen: Search) -> str:
 def plan(
     recipe: Recipe, chosen: Search, dataset: Dataset, view: str, run: TrackedRun, tracker: Tracker, resume: bool
 ) -> Sweep:
-    """The sweep as it was begun: with everything in the recipe that its trials have in common."""
-    resources, parallel = _shares(recipe, chosen.options)
+    """The sweep as it was begun: with everything in the recipe that its trials have in common.
+
+    Raises:
+        ClusterError: The cluster has not what one trial takes.
+    """
     version = dataset.name, dataset.number
 
     def with_threads(threads: int | None) -> TrainJob:
@@ -173,6 +187,7 @@ def plan(
             refit="none",
             warm_start=None,
             workers=recipe.training.workers or 0,
+            gpus=recipe.training.gpus if recipe.training.workers else "auto",
             threads=threads,
         )
         base = recipe.model_copy(update={"training": training})
@@ -181,18 +196,23 @@ def plan(
     key = short_digest([training_name(with_threads(recipe.training.threads), dataset), _identity(chosen)])
     records = Records(dataset.storage, f"sweeps/{recipe.name}/{key}")
     if not resume:
-        records.clear()
+        _forget(records)
     # Sums depend on the number of threads: a sweep that goes on elsewhere keeps to the first choice.
-    threads = records.threads or int(resources["CPU"] if not recipe.training.workers else 1)
-    job = with_threads(recipe.training.threads or threads)
+    threads, resources, parallel = shares(recipe, chosen.options, recipe.training.threads or records.threads)
+    job = with_threads(threads)
     records.begin(threads, {**_identity(chosen), "recipe": job.recipe.model_dump(mode="json", by_alias=True)})
 
     def name_of(trial: Recipe) -> str:
         return training_name(replace(job, recipe=trial), dataset)
 
-    if not recipe.training.workers:
-        resources["CPU"] = job.recipe.training.threads or threads
     return Sweep(job, chosen, records, run, tracker, name_of, resources, parallel)
+
+
+def _forget(records: Records) -> None:
+    """Begin a sweep anew."""
+    for record in records.read():
+        Checkpoints(records.storage, record.name).clear()
+    records.clear()
 
 
 def _identity(chosen: Search) -> Json:
@@ -207,35 +227,11 @@ def _identity(chosen: Search) -> Json:
     }
 
 
-def _shares(recipe: Recipe, options: Options) -> tuple[dict[str, float], int]:
-    """What a trial takes of the cluster, and how many trials there are at a time.
-
-    Raises:
-        ClusterError: The cluster has not what one trial takes.
-    """
-    training, total = recipe.training, ray.cluster_resources()
-    cpus, gpus = int(total.get("CPU", 1)), total.get("GPU", 0.0)
-    if training.workers:
-        # Its workers take what they need; the trial itself waits for them.
-        return {"CPU": ASIDE}, options.parallel or max(1, cpus // (training.workers + 1))
-    if training.gpus == "yes" and not gpus:
-        raise ClusterError("training.gpus = 'yes', but the cluster has no GPU. Set training.gpus to auto.")
-    uses_gpus = bool(gpus) and training.gpus != "no" and options.gpus != 0
-    share = options.gpus or (min(1.0, gpus / options.parallel) if options.parallel and gpus else 1.0)
-    fit = max(1, int(gpus / share)) if uses_gpus else max(1, cpus // (training.threads or 1))
-    parallel = options.parallel or fit
-    if parallel > fit:
-        have = f"{gpus:g} GPUs, {share:g} a trial" if uses_gpus else f"{cpus} CPUs, {training.threads or 1} a trial"
-        raise ClusterError(f"--parallel {parallel}: the cluster has {have}, so at most {fit} trials fit at a time.")
-    threads = training.threads or max(1, cpus // parallel)
-    return {"CPU": threads, **({"GPU": share} if uses_gpus else {})}, parallel
-
-
 def _registered(
-    recipe: Recipe, dataset: Dataset, view: str, storage: Storage, watcher: Watcher, run: TrackedRun
+    recipe: Recipe, dataset: Dataset, view: str, storage: Storage, watcher: Watcher, run: TrackedRun, resume: bool
 ) -> tuple[RegisteredRelease, Json]:
     """The best recipe's Release, the candidate. Its training goes on from the trial's last checkpoint: it is over."""
-    with Pipeline(recipe, storage, watcher, within=run, run_name="best") as pipeline:
+    with Pipeline(recipe, storage, watcher, resume, within=run, run_name="best") as pipeline:
         trained = pipeline.train(dataset, view)
         metrics = pipeline.evaluate(dataset, view, trained)
         release, _ = pipeline.register(dataset, view, trained, metrics, promote=False)

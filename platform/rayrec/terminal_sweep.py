@@ -50,6 +50,13 @@ class SweepDisplay:
         if isinstance(error, KeyboardInterrupt):
             errors.print(f"{ended} of {self._search.options.trials} trials have ended, and are kept")
 
+    def known(self, records: list[TrialRecord]) -> None:
+        """What trials there are from an earlier session."""
+        with self._lock:
+            self._records = {record.number: record for record in records}
+        if ended := sum(record.state != "running" for record in records):
+            errors.print(f"  goes on with a sweep of which {ended} trials have ended")
+
     def trial(self, record: TrialRecord) -> None:
         """A trial has begun, gone on by an epoch, or ended."""
         with self._lock:
@@ -120,7 +127,7 @@ def show_sweep(result: SweepResult, out: Path) -> None:
     epochs = sum(len(record.curve) for record in result.trials)
     console.print(
         f"Best      trial {result.best.number}: validation {metric} {result.best.best:.4f}, the recipe as it is "
-        f"{default.best:.4f}; test {result.metrics['test'][metric]:.4f}"
+        f"{f'{default.best:.4f}' if default.curve else 'none'}; test {result.metrics['test'][metric]:.4f}"
     )
     console.print(f"Epochs    {epochs} of at most {result.at_most} ({epochs / max(1, result.at_most):.0%})")
     console.print(f"Release   {result.release.name}/{result.release.version}  the candidate")

@@ -51,6 +51,8 @@ def test_the_command_line_overrides_the_file(tmp_path: Path) -> None:
         ({"algorithm": "grid", "space": RATES}, "grid search goes through all values"),
         ({"scheduler": "pbt", "space": {"model.dim": {"choice": [8, 16]}}}, "model.dim: pbt changes values while"),
         ({"scheduler": "pbt", "algorithm": "grid", "space": RATES}, "set algorithm to random or tpe"),
+        ({"scheduler": "pbt", "space": RATES}, "which this space does not reach"),
+        ({"scheduler": "pbt", "constraints": "size_mb <= 5", "space": RATES}, "leave constraints out"),
         ({"metric": "ndgc@10", "space": RATES}, "Did you mean 'ndcg@10'?"),
         ({"constraints": "p95_ms < 5", "space": RATES}, "write it like"),
     ],
@@ -61,6 +63,14 @@ def test_a_wrong_option_is_refused_with_the_nearest_right_one(
     with pytest.raises(RecipeError) as caught:
         load(tmp_path, content)
     assert expected in str(caught.value)
+
+
+@pytest.mark.parametrize("scheduler", ["pbt", "hyperband"])
+def test_what_pauses_trials_is_refused_for_those_with_workers(tmp_path: Path, scheduler: str) -> None:
+    (tmp_path / "space.yaml").write_text(yaml.safe_dump({"scheduler": scheduler, "space": RATES}))
+    recipe = parse_recipe(recipe_values("log.csv", training={"workers": 2}))
+    with pytest.raises(RecipeError, match=r"Set training\.workers to 0"):
+        load_search(str(tmp_path / "space.yaml"), {}, recipe)
 
 
 def test_a_space_that_is_not_there_is_answered_with_the_nearest() -> None:

@@ -27,6 +27,7 @@ from rayrec.tuning.follower import Sweep
 from rayrec.tuning.objectives import parse_objectives
 from rayrec.tuning.options import Options, Search
 from rayrec.tuning.records import TrialRecord
+from rayrec.tuning.report import sweep_page
 from rayrec.tuning.search import search
 from rayrec.tuning.space import changed, parse_space
 
@@ -41,6 +42,9 @@ class Seen:
     def __init__(self, then: Callable[[TrialRecord], None] = lambda record: None) -> None:
         self.records: list[TrialRecord] = []
         self._then = then
+
+    def known(self, records: list[TrialRecord]) -> None:
+        pass
 
     def trial(self, record: TrialRecord) -> None:
         self.records.append(record)
@@ -102,12 +106,18 @@ def test_an_interrupted_trial_goes_on_after_its_last_epoch(planned: Planner, sto
     recipe = changed(sweep.job.recipe, whole[1].changes)
     checkpoints = Checkpoints(storage, whole[1].name)
     checkpoints.clear()
-    stop_after_one_epoch(sweep, recipe, checkpoints)
+    stop_after_one_epoch(sweep, replace_seed(recipe, 1), checkpoints)
     seen = Seen()
     again = search(sweep, seen)
     assert seen.begun == [1]
     assert again[0] == whole[0]
-    assert again[1].curve == whole[1].curve
+    # What was done before is not done again: with another seed, which marks it.
+    assert len(again[1].curve) == 3
+    assert again[1].curve[0] != whole[1].curve[0]
+
+
+def replace_seed(recipe: Recipe, seed: int) -> Recipe:
+    return recipe.model_copy(update={"training": replace(recipe.training, seed=seed)})
 
 
 def stop_after_one_epoch(sweep: Sweep, recipe: Recipe, checkpoints: Checkpoints) -> None:
@@ -131,10 +141,11 @@ def test_hopeless_trials_are_stopped_early(planned: Planner) -> None:
 
 
 def test_hyperband_pauses_trials_and_ends_with_a_best_one(planned: Planner) -> None:
-    sweep = planned(training={"epochs": 9}, trials=5, algorithm="random", scheduler="hyperband")
+    sweep = planned(training={"epochs": 8}, trials=9, algorithm="random", scheduler="hyperband")
     records = search(sweep, Seen())
-    assert {record.state for record in records} <= {"done", "stopped"}
-    assert max(len(record.curve) for record in records if record.state == "done") == 9
+    assert {record.state for record in records} == {"done", "stopped"}
+    assert max(len(record.curve) for record in records if record.state == "done") == 8
+    assert all(record.values["ndcg@10"] == record.best for record in records)
 
 
 def test_trials_below_the_median_are_stopped(planned: Planner) -> None:
@@ -167,6 +178,17 @@ def test_a_bad_trial_of_a_population_goes_on_from_a_good_ones_weights(planned: P
     assert bad.curve[-1] > 0.8 * good.curve[epoch - 1]
 
 
+def test_values_of_a_population_stay_within_bounds_and_its_sweep_can_be_gone_on_with(planned: Planner) -> None:
+    space = {"training.learning_rate": {"log_uniform": [0.009, 0.011]}}
+    sweep = planned(space, {"epochs": 6}, trials=3, algorithm="random", scheduler="pbt", grace_epochs=1)
+    records = search(sweep, Seen())
+    assert any(record.copied_from for record in records)
+    assert all(0.009 <= record.changes["training.learning_rate"] <= 0.011 for record in records)
+    assert search(sweep, Seen()) == records
+    page = sweep_page(sweep.job.recipe, sweep.search, records, {})
+    assert "<h2>Parallel coordinates</h2>" in page
+
+
 def test_trials_that_fail_are_kept_and_too_many_end_the_sweep(planned: Planner) -> None:
     space = {"training.learning_rate": {"choice": [1.0e30, 2.0e30, 3.0e30, 4.0e30]}}
     sweep = planned(space, trials=5, algorithm="grid", parallel=1, max_failed=0.3)
@@ -175,6 +197,10 @@ def test_trials_that_fail_are_kept_and_too_many_end_the_sweep(planned: Planner) 
     records = sweep.records.read()
     assert [record.state for record in records] == ["done", "failed", "failed"]
     assert "Lower training.learning_rate" in records[1].reason
+    seen = Seen()
+    with pytest.raises(ModelError, match="2 of 5 trials failed"):
+        search(sweep, seen)
+    assert seen.begun == [3, 4]
 
 
 def test_ctrl_c_keeps_what_has_ended_and_the_rest_goes_on_later(planned: Planner) -> None:

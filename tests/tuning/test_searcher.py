@@ -94,6 +94,23 @@ def test_a_finished_sweep_takes_more_trials() -> None:
     assert run(searcher(SMOOTH, 12, known=[ended(config) for config in eight])) == twelve[8:]
 
 
+def test_a_grid_goes_on_however_much_of_it_is_known() -> None:
+    raw = {"training.batch_size": {"int": [1, 300]}}
+    whole = run(searcher(raw, 300, "grid"))
+    assert len(whole) == 300
+    known = [ended(config) for config in whole[:150]]
+    assert run(searcher(raw, 300, "grid", known)) == whole[150:]
+
+
+def test_fewer_trials_than_there_are_is_nothing_to_do() -> None:
+    whole = run(searcher(SMOOTH, 6))
+    known = [*(ended(config) for config in whole[:4]), TrialRecord(**whole[4]), TrialRecord(**whole[5])]
+    rest = searcher(SMOOTH, 5, known=known)
+    assert rest.left == 1
+    assert [config["number"] for config in run(rest)] == [4]
+    assert searcher(SMOOTH, 3, known=known).left == 0
+
+
 def test_values_that_make_no_recipe_cost_no_trial() -> None:
     raw = {"model.dim": {"choice": [16, 48]}, "model.heads": {"choice": [2, 3]}}
     configs = run_plain(searcher(raw, 10))

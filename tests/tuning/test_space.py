@@ -180,6 +180,21 @@ def test_values_that_go_only_with_some_others_are_allowed(recipe: Recipe) -> Non
         check_against(parse_space({"model.heads": {"choice": [2, 3]}}, "s"), recipe, "s")
 
 
+def test_values_that_go_with_some_of_a_condition_are_allowed(recipe: Recipe) -> None:
+    space = {"model.dim": {"choice": [16, 48]}, "model.heads": {"choice": [2, 3], "when": {"model.dim": [16, 48]}}}
+    check_against(parse_space(space, "s"), recipe, "s")
+
+
+def test_steps_are_the_numbers_that_people_write() -> None:
+    space = parse_space(
+        {"model.dropout": {"quantised": [0.0, 0.6, 0.1]}, "model.dim": {"int": [8, 9], "when": {"model.dropout": 0.3}}},
+        "s",
+    )
+    steps = [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
+    assert space.parameters[0].levels == steps
+    assert {changes["model.dropout"] for changes in draws(space, 60)} == set(steps)
+
+
 def test_keys_of_another_model_are_checked_against_that_model(recipe: Recipe) -> None:
     space = {
         "model.name": {"choice": ["sasrec", "gru4rec"]},

@@ -31,6 +31,9 @@ SPACE = {"training.learning_rate": {"log_uniform": [0.001, 0.05]}, "model.dim": 
 class Watching(Silent):
     """Of trials, too."""
 
+    def known(self, records: list[TrialRecord]) -> None:
+        pass
+
     def trial(self, record: TrialRecord) -> None:
         pass
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -10,7 +12,7 @@ from typing import Any, Protocol
 from ray import tune
 from ray.tune.experiment import Trial
 
-from rayrec.errors import ClusterError, ModelError
+from rayrec.errors import ClusterError, ModelError, StorageError
 from rayrec.recipe import Recipe
 from rayrec.tracking import TrackedRun, Tracker
 from rayrec.training.checkpoint import Checkpoints
@@ -19,6 +21,8 @@ from rayrec.tuning.options import Search
 from rayrec.tuning.records import Records, TrialRecord, best_of
 from rayrec.tuning.searcher import outcome
 from rayrec.tuning.trial import Suggested
+
+_LOG = logging.getLogger(__name__)
 
 MOST_LOST = 3
 """How often trials that were lost with their machine are begun again."""
@@ -29,6 +33,9 @@ SETTLED_SECONDS = 60
 
 class Watcher(Protocol):
     """Who is told how a sweep goes."""
+
+    def known(self, records: list[TrialRecord]) -> None:
+        """What trials there are from an earlier session."""
 
     def trial(self, record: TrialRecord) -> None:
         """A trial has begun, gone on by an epoch, or ended."""
@@ -78,16 +85,20 @@ class Follower(tune.Callback):
         self._best = best_of(list(self._records.values()), sweep.search.objectives)
         self._runs: dict[int, TrackedRun] = {}
         self._numbers: dict[str, int] = {}
+        self._trials: dict[int, Trial] = {}
         self._stale: dict[str, float] = {}
+        self._losses: Counter[int] = Counter()
+        self._failed: list[str] = []
         self.lost: list[int] = []
         self.stopper = StopAll()
+        watcher.known(list(self._records.values()))
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Called by Ray Tune, also when a trial goes on."""
         suggested = Suggested.of(trial.config)
         if trial.trial_id in self._numbers:
             return
-        self._numbers[trial.trial_id] = suggested.number
+        self._numbers[trial.trial_id], self._trials[suggested.number] = suggested.number, trial
         run = self._sweep.tracker.begin(f"trial {suggested.number}", self._sweep.run)
         run.params(suggested.changes)
         run.tags({"rayrec.trial": suggested.number, "rayrec.name": suggested.name})
@@ -131,54 +142,54 @@ class Follower(tune.Callback):
         # It may have been lost before it began.
         self.on_trial_start(iteration, trials, trial)
         record = self._record_of(trial)
-        self.lost.append(record.number)
-        self._end(record, ClusterError("lost"))
+        self._losses[record.number] += 1
+        if self._losses[record.number] > MOST_LOST:
+            self._fail(record, f"its process died {1 + MOST_LOST} times, perhaps for want of memory")
+        else:
+            self.lost.append(record.number)
+            self._end(record, ClusterError("its process or its machine was lost"))
 
     def leave_off(self, time_is_up: bool) -> None:
-        """End what still ran when Ray Tune was stopped: it goes on with the sweep, unless that has no time left."""
+        """End what Ray Tune did not tell the end of: what runs goes on with the sweep, unless that has no time left.
+
+        Of trials that a scheduler stops while they are paused it tells nobody but the searcher.
+        """
         for number in list(self._runs):
-            record = self._records[number]
-            if time_is_up:
+            record, ended = self._records[number], self._trials[number].status == Trial.TERMINATED
+            if time_is_up or (ended and not self.stopper.now):
                 values = {self._sweep.search.objectives.metric: record.best} if record.curve else {}
                 self._finish(replace(record, state="stopped", values=values))
             else:
                 self._end(record, KeyboardInterrupt())
         self._clear(0)
 
-    def give_up(self) -> None:
-        """Fail the trials that were lost, again and again."""
-        for number in self.lost:
-            reason = f"its process died {1 + MOST_LOST} times, perhaps for want of memory"
-            self._records[number] = replace(self._records[number], state="failed", reason=reason)
-            self._sweep.records.write(self._records[number])
-
-    @property
-    def failed(self) -> int:
-        """Trials that failed."""
-        return sum(record.state == "failed" for record in self._records.values())
-
     def check(self) -> None:
-        """Whether the sweep may go on.
+        """Whether the sweep may go on. Trials that failed in an earlier session do not count again.
 
         Raises:
             ModelError: Too many trials failed.
         """
-        options = self._sweep.search.options
-        if self.failed > options.max_failed * options.trials:
-            reasons = [record.reason for record in self._records.values() if record.state == "failed"]
+        if self._too_many:
+            options = self._sweep.search.options
             raise ModelError(
-                f"tune: {self.failed} of {options.trials} trials failed, more than max_failed = {options.max_failed:g} "
-                f"allows; the last one with: {reasons[-1]} All are kept; the same command again goes on with others."
+                f"tune: {len(self._failed)} of {options.trials} trials failed, more than max_failed = "
+                f"{options.max_failed:g} allows; the last one with: {self._failed[-1].rstrip('.')}. All are kept; the "
+                "same command again goes on with others."
             )
+
+    @property
+    def _too_many(self) -> bool:
+        options = self._sweep.search.options
+        return len(self._failed) > options.max_failed * options.trials
 
     def _record_of(self, trial: Trial) -> TrialRecord:
         # Not by its config: one that goes on from another's weights has the other's.
         return self._records[self._numbers[trial.trial_id]]
 
     def _fail(self, record: TrialRecord, reason: str) -> None:
+        self._failed.append(reason)
         self._finish(replace(record, state="failed", reason=reason), ModelError(reason))
-        if self.failed > self._sweep.search.options.max_failed * self._sweep.search.options.trials:
-            self.stopper.now = True
+        self.stopper.now = self.stopper.now or self._too_many
 
     def _finish(self, record: TrialRecord, error: BaseException | None = None) -> None:
         self._keep(record)
@@ -209,7 +220,11 @@ class Follower(tune.Callback):
         """Remove checkpoints that nobody needs any more, and nobody still writes."""
         for name, since in list(self._stale.items()):
             if time.monotonic() - since >= settled:
-                Checkpoints(self._sweep.records.storage, name).clear()
+                try:
+                    Checkpoints(self._sweep.records.storage, name).clear()
+                except StorageError as error:
+                    _LOG.warning("tune: checkpoints that nobody needs are still there: %s", error)
+                    continue
                 del self._stale[name]
 
 
@@ -220,8 +235,8 @@ class StopAll(tune.Stopper):
         self.now = False
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        """Of one trial: when it is its turn."""
-        return self.now
+        """Of one trial: never, it would count as one that a scheduler stopped."""
+        return False
 
     def stop_all(self) -> bool:
         """Of all."""

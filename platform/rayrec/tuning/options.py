@@ -15,9 +15,9 @@ from pydantic import BeforeValidator, Field, model_validator
 from rayrec.errors import RecipeError
 from rayrec.recipe import Recipe
 from rayrec.recipe_data import Section
-from rayrec.recipe_files import described, nearest, read_yaml
+from rayrec.recipe_files import described, is_file, nearest, read_yaml
 from rayrec.tuning.objectives import Objectives, parse_objectives
-from rayrec.tuning.space import Space, check_against, parse_space
+from rayrec.tuning.space import Space, as_it_is, check_against, parse_space
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -66,6 +66,8 @@ class Options(Section):
     def _go_together(self) -> Options:
         if self.scheduler == "pbt" and self.algorithm in {"grid", "nsga2"}:
             raise ValueError(f"pbt draws its own values: set algorithm to random or tpe, not {self.algorithm}")
+        if self.scheduler == "pbt" and self.constraints:
+            raise ValueError("pbt ends in a schedule, of which no recipe is to be measured: leave constraints out")
         if len(self.metric) > 1 and self.scheduler != "none":
             raise ValueError(f"scheduler {self.scheduler} knows one metric, not {len(self.metric)}: set it to none")
         return self
@@ -108,8 +110,13 @@ def load_search(reference: str, given: Mapping[str, Any], recipe: Recipe) -> Sea
     check_against(space, recipe, where)
     if options.algorithm == "grid":
         space.grid()
+    if options.scheduler in {"pbt", "hyperband"} and recipe.training.workers:
+        raise RecipeError(
+            f"{where}: {options.scheduler} pauses trials, which trainings with workers of their own cannot do. Set "
+            "training.workers to 0, or choose asha or median."
+        )
     if options.scheduler == "pbt":
-        _check_mutable(space, where)
+        _check_population(space, recipe, where)
     return Search(space, options, objectives)
 
 
@@ -123,7 +130,7 @@ def packaged_spaces() -> dict[str, Path]:
 
 def _file(reference: str) -> Path:
     path, known = Path(reference), packaged_spaces()
-    if path.is_file():
+    if is_file(path, f"space {reference[:200]}"):
         return path
     if reference in known:
         return known[reference]
@@ -145,15 +152,20 @@ def _options(raw: Mapping[str, Any], where: str) -> Options:
 MUTABLE = "training.learning_rate", "training.table_learning_rate", "training.weight_decay", "training.clip"
 
 
-def _check_mutable(space: Space, where: str) -> None:
-    """A population is changed while it trains: only what weights do not depend on can be.
+def _check_population(space: Space, recipe: Recipe, where: str) -> None:
+    """A population is changed while it trains: only what weights do not depend on can be; and the recipe is part of it.
 
     Raises:
-        RecipeError: Something else is searched.
+        RecipeError: Something else is searched, or the recipe's own values are outside the space.
     """
     wrong = [key for key in space.keys if key not in MUTABLE]
     if wrong:
         raise RecipeError(
             f"{where}: {', '.join(wrong)}: pbt changes values while the weights are kept, which is possible for "
             f"{', '.join(MUTABLE)}. Leave the others out, or choose another scheduler."
+        )
+    if as_it_is(space, recipe) is None:
+        raise RecipeError(
+            f"{where}: pbt begins with the recipe as it is, which this space does not reach. Widen the space, or set "
+            f"{', '.join(space.keys)} in the recipe to values within it."
         )

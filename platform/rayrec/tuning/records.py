@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from typing import Literal
 
 from rayrec.artifacts import Json, Storage, canonical
+from rayrec.models.base import Fitted
+from rayrec.models.registry import model_class
+from rayrec.recipe import Recipe
 from rayrec.tuning.objectives import Objectives
 from rayrec.tuning.space import Changes
 
@@ -114,6 +118,17 @@ class Records:
 
     def _path(self, number: int) -> str:
         return f"{self.folder}/trials/{number:06d}.json"
+
+
+def most_epochs(recipe: Recipe, records: Iterable[TrialRecord]) -> int:
+    """Epochs of all trials, had none been stopped and no patience ended; one of a model that is fitted at once."""
+    return sum(_epochs_of(recipe, record.changes) for record in records)
+
+
+def _epochs_of(recipe: Recipe, changes: Changes) -> int:
+    if issubclass(model_class(changes.get("model.name", recipe.model.name)), Fitted):
+        return 1
+    return int(changes.get("training.epochs", recipe.training.epochs))
 
 
 def best_of(records: list[TrialRecord], objectives: Objectives) -> TrialRecord | None:

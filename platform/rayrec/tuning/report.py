@@ -11,7 +11,7 @@ from rayrec.data.page import document, percent, section, table
 from rayrec.recipe import Recipe
 from rayrec.tuning.charts import Axis, Line, Point, parallel, scatter
 from rayrec.tuning.options import Search
-from rayrec.tuning.records import TrialRecord, best_of, front_of
+from rayrec.tuning.records import TrialRecord, best_of, front_of, most_epochs
 from rayrec.tuning.sampling import importances
 from rayrec.tuning.space import Parameter
 
@@ -60,7 +60,7 @@ def _header(recipe: Recipe, chosen: Search, title: str) -> str:
 
 
 def _tiles(recipe: Recipe, trials: Sequence[TrialRecord], best: TrialRecord | None) -> str:
-    epochs, most = sum(len(trial.curve) for trial in trials), len(trials) * recipe.training.epochs
+    epochs, most = sum(len(trial.curve) for trial in trials), most_epochs(recipe, trials)
     states = [(state, sum(trial.state == state for trial in trials)) for state in ("done", "stopped", "failed")]
     tiles = [
         ("Best", f"{best.best:.4f}" if best else "none", f"trial {best.number}" if best else ""),

@@ -56,6 +56,11 @@ class Sampler:
         self._combinations: Iterator[Changes] | None = space.grid() if algorithm == "grid" else None
         self._study = optuna.create_study(directions=objectives.directions, sampler=self._make(seed))
 
+    @property
+    def exhaustive(self) -> bool:
+        """Whether it goes through all values, and no further."""
+        return self._combinations is not None
+
     def ask(self, number: int, attempt: int = 0) -> Suggestion | None:
         """Values for a trial, others at each attempt; None when a grid has no more."""
         if self._combinations is not None:
@@ -66,12 +71,17 @@ class Sampler:
         )
         return self._suggest()
 
-    def given(self, changes: Changes) -> Suggestion:
-        """Values that somebody else chose, within the space, to be told of like those asked for."""
+    def given(self, changes: Changes) -> Suggestion | None:
+        """Values that somebody else chose, to be told of like those asked for; None where the space does not have them.
+
+        Such as the recipe as it is, or what a population came to.
+        """
         if self._combinations is not None:
             return Suggestion(changes, None)
-        chosen = (parameter for parameter in self._space.parameters if parameter.key in changes)
+        chosen = [parameter for parameter in self._space.parameters if parameter.key in changes]
         drawn = {parameter.key: parameter.drawn(changes[parameter.key]) for parameter in chosen}
+        if not drawn or None in drawn.values():
+            return None
         self._study.enqueue_trial(drawn)
         return self._suggest()
 
@@ -127,9 +137,9 @@ def importances(space: Space, tried: Sequence[tuple[Changes, float]]) -> dict[st
         tried: The values of each trial, and what came of it.
     """
     known = Sampler(space, "random", 0, Objectives(("value",)))
-    within = [(changes, value) for changes, value in tried if changes]
-    if len(within) < FEWEST or len({value for _, value in within}) < 2:
-        return {}
-    for changes, value in within:
-        known.tell(known.given(changes), {"value": value})
-    return known.importances()
+    told = set()
+    for changes, value in tried:
+        if suggestion := known.given(changes):
+            known.tell(suggestion, {"value": value})
+            told.add((suggestion.trial and suggestion.trial.number, value))
+    return known.importances() if len(told) >= FEWEST and len({value for _, value in told}) > 1 else {}

@@ -47,11 +47,19 @@ def scheduler(options: Options, space: Space, epochs: int) -> TrialScheduler:
     if options.scheduler == "pbt":
         # Jaderberg et al., "Population Based Training of Neural Networks", https://arxiv.org/abs/1711.09846.
         drawn = {parameter.key: _domain(parameter) for parameter in space.parameters}
+
+        def within(config: dict[str, Any]) -> dict[str, Any]:
+            # Ray Tune multiplies by 0.8 or 1.2, whatever the bounds are.
+            changes = config[TRIAL]["changes"]
+            kept = {parameter.key: parameter.nearest(changes[parameter.key]) for parameter in space.parameters}
+            return {**config, TRIAL: {**config[TRIAL], "changes": kept}}
+
         return PopulationBasedTraining(
             TIME,
             perturbation_interval=grace,
             hyperparam_mutations={TRIAL: {"changes": drawn}},
             resample_probability=DRAWN_ANEW,
+            custom_explore_fn=within,
             log_config=False,
             # All at the same epoch are compared: what a population finds does not depend on who was faster.
             synch=True,
@@ -62,7 +70,8 @@ def scheduler(options: Options, space: Space, epochs: int) -> TrialScheduler:
 def _domain(parameter: Parameter) -> Any:
     """A parameter as Ray Tune has it."""
     makers = {
-        "choice": lambda *v: tune.choice(list(v)),
+        # As a list: of these it takes a neighbour.
+        "choice": lambda *v: list(v),
         "uniform": tune.uniform,
         "log_uniform": tune.loguniform,
         "quantised": tune.quniform,

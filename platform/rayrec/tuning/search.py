@@ -23,7 +23,7 @@ from rayrec.errors import DataError
 from rayrec.models.registry import model_class
 from rayrec.recipe import Recipe
 from rayrec.training.local import observe
-from rayrec.tuning.follower import MOST_LOST, Follower, Sweep, Watcher
+from rayrec.tuning.follower import Follower, Sweep, Watcher
 from rayrec.tuning.records import TrialRecord
 from rayrec.tuning.sampling import Sampler
 from rayrec.tuning.schedulers import scheduler
@@ -58,7 +58,7 @@ def search(sweep: Sweep, watcher: Watcher) -> list[TrialRecord]:
     logging.getLogger("ray.tune.execution.tune_controller").addFilter(_in_one_line)
     follower, most = Follower(sweep, watcher), sweep.search.options.max_time
     ends = math.inf if most is None else time.monotonic() + most
-    for attempt in range(1 + MOST_LOST):
+    while True:
         searcher, seconds = _searcher(sweep, sweep.records.read()), ends - time.monotonic()
         if not searcher.left or seconds <= 0:
             break
@@ -69,10 +69,6 @@ def search(sweep: Sweep, watcher: Watcher) -> list[TrialRecord]:
             sweep.records.forget(SCRATCH)
         follower.check()
         if not follower.lost:
-            break
-        if attempt == MOST_LOST:
-            follower.give_up()
-            follower.check()
             break
         _LOG.warning("tune: %d trials were lost with their machines, and are begun again", len(follower.lost))
         follower.lost.clear()
@@ -116,8 +112,9 @@ def _run(sweep: Sweep, searcher: Trials, follower: Follower, seconds: float | No
 
 def _settings(sweep: Sweep, searcher: Trials, follower: Follower, seconds: float | None) -> dict[str, Any]:
     """What Ray Tune is told."""
-    options, epochs = sweep.search.options, sweep.job.recipe.training.epochs
+    options, space = sweep.search.options, sweep.search.space
     population = options.scheduler == "pbt"
+    epochs = max(sweep.job.recipe.training.epochs, *space.extremes_of("training.epochs"), 1)
     task = Task(sweep.job, _observed(sweep), sweep.search.objectives, sweep.threads, keeps=not population)
     trainable: Any = distributed_trial if sweep.job.recipe.training.workers else LocalTrial
     storage = sweep.records.storage
@@ -126,8 +123,9 @@ def _settings(sweep: Sweep, searcher: Trials, follower: Follower, seconds: float
         "metric": "best",
         "mode": "max",
         **(_population(searcher) if population else {"search_alg": searcher, "num_samples": searcher.left}),
-        "scheduler": scheduler(options, sweep.search.space, epochs),
-        "max_concurrent_trials": sweep.parallel,
+        "scheduler": scheduler(options, space, epochs),
+        # These two pause trials to compare them, and paused ones would count: what runs at a time is up to the cluster.
+        "max_concurrent_trials": None if options.scheduler in {"pbt", "hyperband"} else sweep.parallel,
         "reuse_actors": trainable is LocalTrial,
         "time_budget_s": seconds,
         "trial_dirname_creator": lambda trial: trial.trial_id,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -25,7 +26,7 @@ MOST_ATTEMPTS = 100
 class Trials(Searcher):
     """Gives each trial its values, and tells the sampler what came of them.
 
-    A suggestion that was tried before is not run again: the sampler is told what came of it then.
+    A suggestion that was tried before is not run again.
 
     Args:
         sampler: Suggests values.
@@ -51,9 +52,10 @@ class Trials(Searcher):
         self._sampler, self._objectives = sampler, objectives
         self._recipe_of, self._name_of = recipe_of, name_of
         self._default, self._trials = default, trials
-        self._records: dict[str, TrialRecord] = {}
+        self._tried: set[str] = set()
         self._unfinished: list[TrialRecord] = []
-        self._pending: dict[str, tuple[str, Suggestion | None]] = {}
+        self._pending: dict[str, Suggestion | None] = {}
+        self._reached: dict[str, float] = {}
         self._next = 0
         for record in known:
             self._learn(record)
@@ -61,22 +63,22 @@ class Trials(Searcher):
     @property
     def left(self) -> int:
         """Trials that are still to be run."""
-        return self._trials - self._next + len(self._unfinished)
+        return max(0, self._trials - self._next) + len(self._unfinished)
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The config of the next trial."""
         if self._unfinished:
             record = self._unfinished.pop(0)
-            return self._begin(trial_id, record, self._given(record.changes))
+            return self._begin(trial_id, record, self._sampler.given(record.changes))
         if self._next >= self._trials:
             return Searcher.FINISHED
         if self._next == 0:
             changes = self._default or {}
             name = self._name_of(self._recipe_of(changes))
-            return self._begin(trial_id, TrialRecord(0, changes, name), self._given(self._default))
-        for attempt in range(MOST_ATTEMPTS):
+            return self._begin(trial_id, TrialRecord(0, changes, name), self._sampler.given(changes))
+        for attempt in itertools.count():
             suggestion = self._sampler.ask(self._next, attempt)
-            if suggestion is None:
+            if suggestion is None or (attempt >= MOST_ATTEMPTS and not self._sampler.exhaustive):
                 break
             try:
                 name = self._name_of(self._recipe_of(suggestion.changes))
@@ -84,22 +86,27 @@ class Trials(Searcher):
                 _LOG.info("tune: passed over: %s", error)
                 self._sampler.tell(suggestion, None)
                 continue
-            if name in self._records:
-                self._sampler.tell(suggestion, self._records[name].values)
+            if name in self._tried:
+                # What came of it is known already.
+                self._sampler.tell(suggestion, None)
                 continue
             return self._begin(trial_id, TrialRecord(self._next, suggestion.changes, name), suggestion)
         self._trials = self._next
         return Searcher.FINISHED
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Nothing: only what came of a trial counts."""
+        """Remember the best so far: Ray Tune says nothing more of a trial that it stops while it is paused."""
+        if "failed" not in result:
+            self._reached[trial_id] = float(result["best"])
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Tell the sampler."""
-        name, suggestion = self._pending.pop(trial_id)
-        values = None if error or not result or "failed" in result else outcome(result, self._objectives)
-        if values is not None:
-            self._records[name].values.update(values)
+        suggestion = self._pending.pop(trial_id)
+        values = None
+        if result and "failed" not in result:
+            values = outcome(result, self._objectives)
+        elif not result and not error and trial_id in self._reached:
+            values = {self._objectives.metric: self._reached[trial_id]}
         if suggestion:
             self._sampler.tell(suggestion, values)
 
@@ -110,21 +117,18 @@ class Trials(Searcher):
         """See `save`."""
 
     def _begin(self, trial_id: str, record: TrialRecord, suggestion: Suggestion | None) -> dict[str, Any]:
-        self._records[record.name] = record
-        self._pending[trial_id] = record.name, suggestion
+        self._tried.add(record.name)
+        self._pending[trial_id] = suggestion
         self._next = max(self._next, record.number + 1)
         return Suggested(record.number, record.name, record.changes).config()
 
-    def _given(self, changes: Changes | None) -> Suggestion | None:
-        """The recipe as it is may lie outside the space: of that the sampler can learn nothing."""
-        return self._sampler.given(changes) if changes else None
-
     def _learn(self, record: TrialRecord) -> None:
-        self._records[record.name] = record
+        self._tried.add(record.name)
         self._next = max(self._next, record.number + 1)
         if record.state == "running":
-            self._unfinished.append(record)
-        elif suggestion := self._given(record.changes):
+            if record.number < self._trials:
+                self._unfinished.append(record)
+        elif suggestion := self._sampler.given(record.changes):
             self._sampler.tell(suggestion, record.values or None)
 
 

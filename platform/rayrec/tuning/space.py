@@ -29,6 +29,8 @@ FIXED = {
 }
 """Keys of these sections that a sweep sets itself, and why."""
 WHOLE = frozenset({"int", "log_int"})
+DIGITS = 12
+"""Of values in steps, which are rounded as people write them: 0.9, not 0.8999999999999999, is three steps of 0.3."""
 LEVELS_MOST = 10_000
 """Values of a key that grid search goes through at most."""
 
@@ -57,7 +59,7 @@ class Parameter:
     def suggested(self, trial: BaseTrial) -> Any:
         """A value of Optuna's choice. Choices are drawn by their place, so that they may be lists."""
         drawn = KINDS[self.kind](trial, self.key, self.values)
-        return self.values[drawn] if self.kind == "choice" else drawn
+        return self.values[drawn] if self.kind == "choice" else round(drawn, DIGITS) if self.steps else drawn
 
     def drawn(self, value: Any) -> Any:
         """What is drawn for a value of the recipe; None where the space does not reach it."""
@@ -69,10 +71,25 @@ class Parameter:
         steps = (value - low) / self.values[2] if self.kind == "quantised" else 0.0
         return value if low <= value <= high and abs(steps - round(steps)) < 1e-9 else None
 
+    def nearest(self, value: Any) -> Any:
+        """The value within its bounds that is nearest to another."""
+        if self.kind == "choice":
+            return value
+        low, high = self.values[:2]
+        if self.steps:
+            low, high, step = self.values
+            value = round(low + round((value - low) / step) * step, DIGITS)
+        return min(max(round(value) if self.whole else value, low), high)
+
     @property
     def whole(self) -> bool:
         """Whether its values are whole numbers."""
         return self.kind in WHOLE
+
+    @property
+    def steps(self) -> bool:
+        """Whether its values are numbers in steps."""
+        return self.kind == "quantised"
 
     @property
     def levels(self) -> list[Any] | None:
@@ -83,7 +100,7 @@ class Parameter:
             return None
         step = self.values[2] if self.kind == "quantised" else 1
         count = math.floor((self.values[1] - self.values[0]) / step + 1e-9) + 1
-        return None if count > LEVELS_MOST else [self.values[0] + n * step for n in range(count)]
+        return None if count > LEVELS_MOST else [round(self.values[0] + n * step, DIGITS) for n in range(count)]
 
     @property
     def extremes(self) -> Sequence[Any]:
@@ -103,8 +120,7 @@ KINDS: dict[str, Callable[[BaseTrial, str, Sequence[Any]], Any]] = {
 
 def _last_step(low: float, high: float, step: float) -> float:
     """The highest value that is reached from ``low`` in whole steps."""
-    # Rounded as people write it: Optuna wants 0.9, not 0.8999999999999999, to be three steps of 0.3.
-    return round(low + math.floor((high - low) / step + 1e-9) * step, 12)
+    return round(low + math.floor((high - low) / step + 1e-9) * step, DIGITS)
 
 
 @dataclass(frozen=True)
@@ -144,6 +160,10 @@ class Space:
             chosen = {parameter.key: level} if parameter.applies(changes) else {}
             yield from self._combinations({**changes, **chosen}, others)
 
+    def extremes_of(self, key: str) -> Sequence[Any]:
+        """The extremes of a key's values; none where it is not searched."""
+        return next((parameter.extremes for parameter in self.parameters if parameter.key == key), ())
+
     @property
     def keys(self) -> list[str]:
         """The recipe keys."""
@@ -156,7 +176,7 @@ def changed(recipe: Recipe, changes: Changes) -> Recipe:
     Raises:
         RecipeError: A key or a value is wrong, or they do not go together.
     """
-    raw = recipe.model_dump(mode="json", by_alias=True, exclude_none=True)
+    raw = recipe.model_dump(mode="json", by_alias=True)
     if changes.get("model.name", recipe.model.name) != recipe.model.name:
         raw["model"] = {}
     for key, value in changes.items():
@@ -338,7 +358,7 @@ def _impossible(space: Space, recipe: Recipe, parameter: Parameter, value: Any) 
     reason = ""
     tried: list[Changes] = []
     for _ in range(TRIES):
-        forced = _conditions_met(space, parameter) | {parameter.key: value}
+        forced = _conditions_met(space, parameter, randomly) | {parameter.key: value}
 
         def value_of(other: Parameter, forced: Changes = forced) -> Any:
             return forced[other.key] if other.key in forced else randomly.choice(other.levels or other.extremes)
@@ -356,10 +376,10 @@ def _impossible(space: Space, recipe: Recipe, parameter: Parameter, value: Any) 
     return reason
 
 
-def _conditions_met(space: Space, parameter: Parameter) -> Changes:
-    """What other keys must be for a parameter to be there."""
+def _conditions_met(space: Space, parameter: Parameter, randomly: random.Random) -> Changes:
+    """Values of other keys with which a parameter is there."""
     by_key = {other.key: other for other in space.parameters}
     forced: Changes = {}
     for name, allowed in parameter.when.items():
-        forced |= _conditions_met(space, by_key[name]) | {name: allowed[0]}
+        forced |= _conditions_met(space, by_key[name], randomly) | {name: randomly.choice(allowed)}
     return forced

@@ -240,4 +240,6 @@ def _train_with_workers(config: dict[str, Any], task: Task) -> None:
     observed = cast("Observed", ray.get(task.observed[recipe.model.name]))
     model = open_bundle(task.storage, bundle).model()
     values = measure(model, observed.users, task.objectives.wanted, recipe.evaluation.exclude_seen)
-    tune.report(result(entries[-1], metric, best, values, over=True, done=True, spent=0.0, donor=""))
+    # Models that are fitted at once tell of no epochs.
+    last = entries[-1] if entries else {"epoch": 1.0, metric: values[metric]}
+    tune.report(result(last, metric, best, values, over=True, done=True, spent=0.0, donor=""))
