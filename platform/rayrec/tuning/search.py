@@ -113,7 +113,8 @@ def _run(sweep: Sweep, searcher: Trials, follower: Follower, seconds: float | No
 def _settings(sweep: Sweep, searcher: Trials, follower: Follower, seconds: float | None) -> dict[str, Any]:
     """What Ray Tune is told."""
     options, space = sweep.search.options, sweep.search.space
-    population = options.scheduler == "pbt"
+    # These pause trials until others are as far.
+    population, together = options.scheduler == "pbt", options.scheduler in {"pbt", "hyperband"}
     epochs = max(sweep.job.recipe.training.epochs, *space.extremes_of("training.epochs"), 1)
     task = Task(sweep.job, _observed(sweep), sweep.search.objectives, sweep.threads, keeps=not population)
     trainable: Any = distributed_trial if sweep.job.recipe.training.workers else LocalTrial
@@ -122,10 +123,10 @@ def _settings(sweep: Sweep, searcher: Trials, follower: Follower, seconds: float
         "run_or_experiment": tune.with_resources(tune.with_parameters(trainable, task=task), dict(sweep.resources)),
         "metric": "best",
         "mode": "max",
-        **(_population(searcher) if population else {"search_alg": searcher, "num_samples": searcher.left}),
+        **(_all_at_once(searcher) if together else {"search_alg": searcher, "num_samples": searcher.left}),
         "scheduler": scheduler(options, space, epochs),
-        # These two pause trials to compare them, and paused ones would count: what runs at a time is up to the cluster.
-        "max_concurrent_trials": None if options.scheduler in {"pbt", "hyperband"} else sweep.parallel,
+        # Paused ones would count: what runs at a time is up to the cluster.
+        "max_concurrent_trials": None if together else sweep.parallel,
         "reuse_actors": trainable is LocalTrial,
         "time_budget_s": seconds,
         "trial_dirname_creator": lambda trial: trial.trial_id,
@@ -139,8 +140,11 @@ def _settings(sweep: Sweep, searcher: Trials, follower: Follower, seconds: float
     }
 
 
-def _population(searcher: Trials) -> dict[str, Any]:
-    """All trials at once: Ray Tune's population-based training takes no searcher."""
+def _all_at_once(searcher: Trials) -> dict[str, Any]:
+    """All trials from the beginning on, as schedulers need them that compare those which there are.
+
+    Ray Tune's population-based training takes no searcher; its Hyperband takes one, and then halves brackets of one.
+    """
     found = iter(lambda: searcher.suggest(""), Searcher.FINISHED)
     configs = [config[TRIAL] for config in found if isinstance(config, dict)]
     return {"config": {TRIAL: tune.grid_search(configs)}, "num_samples": 1}
