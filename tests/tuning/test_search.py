@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -180,7 +180,7 @@ def test_a_bad_trial_of_a_population_goes_on_from_a_good_ones_weights(planned: P
 
 def test_values_of_a_population_stay_within_bounds_and_its_sweep_can_be_gone_on_with(planned: Planner) -> None:
     space = {"training.learning_rate": {"log_uniform": [0.009, 0.011]}}
-    sweep = planned(space, {"epochs": 6}, trials=3, algorithm="random", scheduler="pbt", grace_epochs=1)
+    sweep = planned(space, {"epochs": 4}, trials=2, algorithm="random", scheduler="pbt", grace_epochs=1)
     records = search(sweep, Seen())
     assert any(record.copied_from for record in records)
     assert all(0.009 <= record.changes["training.learning_rate"] <= 0.011 for record in records)
@@ -203,6 +203,15 @@ def test_trials_that_fail_are_kept_and_too_many_end_the_sweep(planned: Planner) 
     assert seen.begun == [3, 4]
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Ctrl-C as at the beginning: Ray Train, in tests before, takes SIGINT for itself and keeps it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_keeps_what_has_ended_and_the_rest_goes_on_later(planned: Planner) -> None:
     def interrupt(record: TrialRecord) -> None:
         if record.number == 1 and len(record.curve) == 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -86,7 +87,9 @@ class Follower(tune.Callback):
         self._runs: dict[int, TrackedRun] = {}
         self._numbers: dict[str, int] = {}
         self._trials: dict[int, Trial] = {}
-        self._stale: dict[str, float] = {}
+        # What an earlier session had no time to remove.
+        ended = (record for record in self._records.values() if record.state != "running" and record is not self._best)
+        self._stale: dict[str, float] = {record.name: -math.inf for record in ended}
         self._losses: Counter[int] = Counter()
         self._failed: list[str] = []
         self.lost: list[int] = []

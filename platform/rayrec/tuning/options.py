@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -122,9 +122,10 @@ def load_search(reference: str, given: Mapping[str, Any], recipe: Recipe) -> Sea
 
 def packaged_spaces() -> dict[str, Path]:
     """The space files that come with rayrec, by name."""
-    inside = Path(str(files("rayrec"))) / "tuning" / "spaces"
-    # A checkout has them where people look for them.
-    folder = inside if inside.is_dir() else inside.parents[3] / "tuning"
+    checkout = Path(__file__).parents[3]
+    # A checkout has them where people look for them; its installation has copies that may be older.
+    inside = (checkout / "pyproject.toml").is_file()
+    folder = checkout / "tuning" if inside else Path(sys.prefix) / "share" / "rayrec" / "tuning"
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 
