@@ -12,7 +12,7 @@ import numpy as np
 from rayrec.artifacts import Storage
 from rayrec.evaluation.full_ranking import HeldOut, rank_users
 from rayrec.inference.bundle import open_bundle, publish_bundle
-from rayrec.inference.runtime import TorchRuntime
+from rayrec.inference.runtime import Runtime, TorchRuntime
 from rayrec.inference.top_k import top_k
 from rayrec.metrics.ranking import parse_metric, ranking_metrics
 from rayrec.models.base import Recommender
@@ -54,14 +54,14 @@ def _costs(model: Recommender, users: HeldOut) -> dict[str, float]:
         return {"p95_ms": _p95(bundle.scorer(threads=1).runtime, model, users), "size_mb": _megabytes(weights)}
 
 
-def _p95(runtime: object, model: Recommender, users: HeldOut) -> float:
+def _p95(runtime: Runtime, model: Recommender, users: HeldOut) -> float:
     """Milliseconds: users one after the other, each with the history that a server would know."""
     chosen = np.arange(WARM_UP + REQUESTS) % len(users)
     asked = [users.asked(np.array([place]), _length(users, int(place), model.max_length)) for place in chosen]
     seconds = []
     for inputs in asked:
         began = time.perf_counter()
-        top_k(runtime(inputs), ANSWERS)  # type: ignore[operator]
+        top_k(runtime(inputs), ANSWERS)
         seconds.append(time.perf_counter() - began)
     return float(np.percentile(seconds[WARM_UP:], 95) * 1000)
 

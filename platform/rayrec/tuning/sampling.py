@@ -137,9 +137,9 @@ def importances(space: Space, tried: Sequence[tuple[Changes, float]]) -> dict[st
         tried: The values of each trial, and what came of it.
     """
     known = Sampler(space, "random", 0, Objectives(("value",)))
-    told = set()
+    told = []
     for changes, value in tried:
         if suggestion := known.given(changes):
             known.tell(suggestion, {"value": value})
-            told.add((suggestion.trial and suggestion.trial.number, value))
-    return known.importances() if len(told) >= FEWEST and len({value for _, value in told}) > 1 else {}
+            told.append(value)
+    return known.importances() if len(told) >= FEWEST and len(set(told)) > 1 else {}
