@@ -32,7 +32,7 @@ from rayrec.data.files import provide
 from rayrec.data.prepare import prepare
 from rayrec.recipe import Recipe
 from rayrec.recipe_files import load_recipe
-from rayrec.sweep import plan
+from rayrec.sweep import begin, plan
 from rayrec.tracking import Tracker
 from rayrec.training.job import TrainJob
 from rayrec.training.local import LocalTraining, observe
@@ -82,7 +82,9 @@ def planned(recipe: Recipe, storage: Storage, space: dict[str, Any], **options: 
     chosen = Options(**options)
     wanted = Search(parse_space(space, "space"), chosen, parse_objectives(["ndcg@10"], ()))
     tracker = Tracker(recipe.name)
-    return plan(recipe, wanted, prepared.dataset, prepared.view, tracker.begin("tune"), tracker, resume=False)
+    sweep = plan(recipe, wanted, prepared.dataset, prepared.view, tracker.begin("tune"), tracker, resume=False)
+    begin(sweep, resume=False)
+    return sweep
 
 
 def overhead(storage: Storage) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from typing import Protocol
 
@@ -115,11 +116,14 @@ def tune(recipe: Recipe, chosen: Search, storage: Storage, watcher: TuneWatcher,
     Raises:
         ModelError: No trial came to anything, or too many failed.
         DataError: There are no validation events to judge trials by.
+        StorageError: Another command is at the same sweep.
     """
     tracker = Tracker(recipe.name)
-    with tracker.run("tune") as run, Pipeline(recipe, storage, watcher, within=run) as pipeline:
+    with ExitStack() as alone, tracker.run("tune") as run, Pipeline(recipe, storage, watcher, within=run) as pipeline:
         dataset, view = pipeline.prepare()
         sweep = plan(recipe, chosen, dataset, view, run, tracker, resume)
+        alone.enter_context(sweep.records.driven())
+        begin(sweep, resume)
         run.params({"space": {p.key: f"{p.kind} {list(p.values)}" for p in chosen.space.parameters}})
         run.params({"options": chosen.options.model_dump(mode="json"), "recipe": sweep.job.recipe.name})
         run.tags({"rayrec.simulated": recipe.simulated})
@@ -195,12 +199,10 @@ def plan(
 
     key = short_digest([training_name(with_threads(recipe.training.threads), dataset), _identity(chosen)])
     records = Records(dataset.storage, f"sweeps/{recipe.name}/{key}")
-    if not resume:
-        _forget(records)
     # Sums depend on the number of threads: a sweep that goes on elsewhere keeps to the first choice.
-    threads, resources, parallel = shares(recipe, chosen.options, recipe.training.threads or records.threads)
+    begun_with = records.threads if resume else None
+    threads, resources, parallel = shares(recipe, chosen.options, recipe.training.threads or begun_with)
     job = with_threads(threads)
-    records.begin(threads, {**_identity(chosen), "recipe": job.recipe.model_dump(mode="json", by_alias=True)})
 
     def name_of(trial: Recipe) -> str:
         return training_name(replace(job, recipe=trial), dataset)
@@ -208,11 +210,15 @@ def plan(
     return Sweep(job, chosen, records, run, tracker, name_of, resources, parallel)
 
 
-def _forget(records: Records) -> None:
-    """Begin a sweep anew."""
-    for record in records.read():
-        Checkpoints(records.storage, record.name).clear()
-    records.clear()
+def begin(sweep: Sweep, resume: bool) -> None:
+    """Store how a sweep is begun, and forget its trials if it is to begin anew."""
+    records = sweep.records
+    if not resume:
+        for record in records.read():
+            Checkpoints(records.storage, record.name).clear()
+        records.clear()
+    recipe = sweep.job.recipe.model_dump(mode="json", by_alias=True)
+    records.begin(sweep.threads, {**_identity(sweep.search), "recipe": recipe})
 
 
 def _identity(chosen: Search) -> Json:

@@ -19,7 +19,7 @@ from rayrec.data.prepare import prepare
 from rayrec.errors import ModelError
 from rayrec.recipe import Recipe
 from rayrec.recipe_files import parse_recipe
-from rayrec.sweep import plan
+from rayrec.sweep import begin, plan
 from rayrec.tracking import Tracker
 from rayrec.training.checkpoint import Checkpoints
 from rayrec.training.local import LocalTraining, observe
@@ -73,7 +73,9 @@ def planned(storage: Storage, tmp_path: Path) -> Planner:
         tracker = Tracker(recipe.name)
         wanted = Search(parse_space(space, "space"), chosen, objectives)
         dataset = open_dataset(storage, prepared.dataset.name, prepared.dataset.number)
-        return plan(recipe, wanted, dataset, prepared.view, tracker.begin("tune"), tracker, resume=True)
+        sweep = plan(recipe, wanted, dataset, prepared.view, tracker.begin("tune"), tracker, resume=True)
+        begin(sweep, resume=True)
+        return sweep
 
     return make
 

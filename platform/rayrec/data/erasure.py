@@ -36,10 +36,11 @@ from rayrec.data.statistics import segment_statistics, signed
 from rayrec.data.tombstones import Erased, erasures, tombstone_path, without_text
 from rayrec.data.vocabulary import ERASED
 from rayrec.errors import DataError
+from rayrec.lease import lease
 
 SCHEMA = 1
 UNDER_WAY, DONE = "under way", "done"
-LOCK = "lock"
+LEASE = "lease"
 OUTCOMES = "evaluations"
 """Where evaluations keep the ranks of every user (`rayrec.evaluation.outcomes`)."""
 
@@ -51,7 +52,8 @@ def erase_user(storage: Storage, name: str, user: str) -> Json:
     """Forget a user. Returns the receipt: what was rewritten and removed, and what is left to do elsewhere.
 
     Raises:
-        DataError: The Dataset does not know the user, or another erasure is under way.
+        DataError: The Dataset does not know the user.
+        StorageError: Another erasure is under way.
     """
     if not _is_text(user):
         raise DataError(f"Dataset '{name}': {user!a} is no text in UTF-8, and no user's key.")
@@ -85,16 +87,8 @@ def _is_text(user: str) -> bool:
 def _alone(storage: Storage, name: str) -> Iterator[None]:
     """One erasure at a time: two would each bring back the other's user."""
     open_dataset(storage, name)
-    lock = f"{erasures(name)}/{LOCK}"
-    if not storage.write_new(lock, canonical({"since": datetime.now(UTC).isoformat(timespec="seconds")})):
-        raise DataError(
-            f"another erasure is under way in Dataset '{name}'. "
-            f"Wait for it; if it was killed, remove {storage.url(lock)} and give the same command again."
-        )
-    try:
+    with lease(storage, f"{erasures(name)}/{LEASE}", f"another erasure is under way in Dataset '{name}',"):
         yield
-    finally:
-        storage.remove(lock)
 
 
 @dataclass

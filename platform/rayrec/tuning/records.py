@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import Literal
 
 from rayrec.artifacts import Json, Storage, canonical
+from rayrec.lease import lease
 from rayrec.models.base import Fitted
 from rayrec.models.registry import model_class
 from rayrec.recipe import Recipe
 from rayrec.tuning.objectives import Objectives
 from rayrec.tuning.space import Changes
 
+LEASE = "lease"
 State = Literal["running", "done", "stopped", "failed"]
 
 
@@ -106,13 +109,24 @@ class Records:
         names = sorted(name for name in self.storage.list(f"{self.folder}/trials") if name.endswith(".json"))
         return [TrialRecord.from_json(self.storage.read_json(f"{self.folder}/trials/{name}")) for name in names]
 
+    @contextmanager
+    def driven(self) -> Iterator[None]:
+        """While the block runs, no other command is at the sweep.
+
+        Raises:
+            StorageError: Another one is.
+        """
+        with lease(self.storage, f"{self.folder}/{LEASE}", "this sweep is under way,"):
+            yield
+
     def clear(self) -> None:
-        """Forget the sweep."""
-        if self.storage.exists(self.folder):
-            self.storage.remove(self.folder)
+        """Forget the sweep, but for who is at it."""
+        for name in self.storage.list(self.folder):
+            if name != LEASE:
+                self.forget(name)
 
     def forget(self, name: str) -> None:
-        """Remove a folder of it, if it is there."""
+        """Remove a file or folder of it, if it is there."""
         if self.storage.exists(f"{self.folder}/{name}"):
             self.storage.remove(f"{self.folder}/{name}")
 

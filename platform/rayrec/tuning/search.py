@@ -124,7 +124,7 @@ def _settings(sweep: Sweep, searcher: Trials, follower: Follower, seconds: float
         "metric": "best",
         "mode": "max",
         **(_all_at_once(searcher) if together else {"search_alg": searcher, "num_samples": searcher.left}),
-        "scheduler": scheduler(options, space, epochs),
+        "scheduler": scheduler(options, space, epochs, sweep.records.read()),
         # Paused ones would count: what runs at a time is up to the cluster.
         "max_concurrent_trials": None if together else sweep.parallel,
         "reuse_actors": trainable is LocalTrial,
