@@ -13,14 +13,15 @@ from tests.recipes import recipe_values, write_log
 from tests.watching import Silent
 
 from rayrec.artifacts import Storage
-from rayrec.errors import DataError, ModelError
+from rayrec.errors import DataError, ModelError, StorageError
+from rayrec.lease import lease
 from rayrec.pipeline import Pipeline
 from rayrec.recipe_files import load_recipe, parse_recipe
 from rayrec.sweep import SweepResult, tune
 from rayrec.tracking import Tracker
 from rayrec.tuning.objectives import parse_objectives
 from rayrec.tuning.options import Options, Search
-from rayrec.tuning.records import TrialRecord
+from rayrec.tuning.records import Records, TrialRecord
 from rayrec.tuning.space import parse_space
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -93,6 +94,16 @@ def test_a_finished_sweep_is_told_again_without_training(swept: Swept) -> None:
     assert again.trials == swept.result.trials
     assert again.release == swept.result.release
     assert swept.storage.list("runs") == []
+
+
+def test_another_command_at_the_same_sweep_is_refused(swept: Swept) -> None:
+    folder = swept.result.folder.removeprefix(swept.storage.uri).strip("/")
+    with (
+        lease(swept.storage, f"{folder}/lease", "it"),
+        pytest.raises(StorageError, match=r"this sweep is under way, by process \d+ on .*Wait for it, or end it"),
+    ):
+        sweep(swept.log, swept.storage, ("size_mb <= 5",))
+    assert len(Records(swept.storage, folder).read()) == len(swept.result.trials)
 
 
 def test_mlflow_has_the_sweep_its_trials_and_the_best(swept: Swept) -> None:
