@@ -114,21 +114,25 @@ def memory(storage: Storage) -> list[dict[str, Any]]:
 
 
 def asha(storage: Storage, trials: int) -> list[dict[str, Any]]:
-    """The same random trials to their end and under ASHA."""
+    """The same random trials to their end and under ASHA: trials whose learning rate falls to 0 over equal budgets."""
     rows = []
     space = {
-        "training.learning_rate": {"log_uniform": [0.0003, 0.01]},
-        "training.batch_size": {"choice": [32, 64, 128]},
+        "training.learning_rate": {"log_uniform": [0.0003, 0.03]},
+        "model.dropout": {"uniform": [0.0, 0.7]},
+        "model.dim": {"choice": [16, 32, 64]},
     }
+    budget = ["training.epochs=36", "training.patience=36", "training.decay=linear", "training.batch_size=64"]
     for scheduler in ("none", "asha"):
-        options = {"trials": trials, "algorithm": "random", "scheduler": scheduler, "parallel": 2}
-        sweep = planned(load_recipe("movielens-100k"), storage, space, **options)
+        options = {"trials": trials, "algorithm": "random", "scheduler": scheduler, "grace_epochs": 4, "parallel": 2}
+        sweep = planned(load_recipe("movielens-100k", budget), storage, space, **options)
         began = time.perf_counter()
         records = search(sweep, Nobody())
+        best = max((record for record in records if record.state == "done"), key=lambda record: record.best)
         rows.append(
             {
                 "scheduler": scheduler,
-                "best": max(record.best for record in records if record.state == "done"),
+                "best": best.best,
+                "of trial": best.number,
                 "epochs": sum(len(record.curve) for record in records),
                 "seconds": time.perf_counter() - began,
             }

@@ -115,7 +115,6 @@ def _settings(sweep: Sweep, searcher: Trials, follower: Follower, seconds: float
     options, space = sweep.search.options, sweep.search.space
     # These pause trials until others are as far.
     population, together = options.scheduler == "pbt", options.scheduler in {"pbt", "hyperband"}
-    epochs = max(sweep.job.recipe.training.epochs, *space.extremes_of("training.epochs"), 1)
     task = Task(sweep.job, _observed(sweep), sweep.search.objectives, sweep.threads, keeps=not population)
     trainable: Any = distributed_trial if sweep.job.recipe.training.workers else LocalTrial
     storage = sweep.records.storage
@@ -124,7 +123,7 @@ def _settings(sweep: Sweep, searcher: Trials, follower: Follower, seconds: float
         "metric": "best",
         "mode": "max",
         **(_all_at_once(searcher) if together else {"search_alg": searcher, "num_samples": searcher.left}),
-        "scheduler": scheduler(options, space, epochs, sweep.records.read()),
+        "scheduler": scheduler(options, space, sweep.job.recipe, sweep.records.read()),
         # Paused ones would count: what runs at a time is up to the cluster.
         "max_concurrent_trials": None if together else sweep.parallel,
         "reuse_actors": trainable is LocalTrial,
