@@ -67,6 +67,13 @@ def test_trials_are_compared_with_those_of_an_earlier_session(decisions: Decide,
     assert decisions(rule, 3, worse, [])[-1] == TrialScheduler.CONTINUE
 
 
+@pytest.mark.parametrize("rule", ["none", "asha", "median", "hyperband", "pbt"])
+def test_any_space_has_its_scheduler(rule: str, tmp_path: Path) -> None:
+    recipe = parse_recipe(recipe_values(write_log(tmp_path)))
+    space = parse_space({"training.learning_rate": {"log_uniform": [0.001, 0.1]}}, "space")
+    assert isinstance(scheduler(Options.model_validate({"scheduler": rule}), space, recipe), TrialScheduler)
+
+
 @pytest.mark.parametrize("rule", ["asha", "median"])
 def test_the_recipe_as_it_is_comes_to_its_end(decisions: Decide, rule: str) -> None:
     others = [replace(record, number=record.number + 1) for record in KNOWN]

@@ -115,8 +115,8 @@ def scheduler(options: Options, space: Space, recipe: Recipe, known: Iterable[Tr
         return batch / float(changes.get(BATCH, batch))
 
     if options.scheduler == "asha":
-        most = epochs * max(1.0, *(pace({BATCH: size}) for size in space.extremes_of(BATCH))) + 1
-        settings = {"max_t": most, "grace_period": grace, "reduction_factor": options.reduction}
+        fastest = max(pace({BATCH: size}) for size in (batch, *space.extremes_of(BATCH)))
+        settings = {"max_t": epochs * fastest + 1, "grace_period": grace, "reduction_factor": options.reduction}
         return _Asha(known, pace, time_attr=TIME, **settings)
     if options.scheduler == "median":
         return _Median(known, pace, time_attr=TIME, grace_period=grace, min_samples_required=FEWEST)
