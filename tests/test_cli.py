@@ -86,6 +86,12 @@ def test_a_sweep_does_not_overwrite_what_it_did_not_write(home: Path, tmp_path: 
 
     refused(rayrec("tune", recipe, "--out", recipe), "was not written by rayrec")
     assert recipe.read_text() == before
+    page = tmp_path / "thesis.html"
+    page.write_text("<!DOCTYPE html><p>My thesis")
+    refused(rayrec("tune", recipe, "--out", tmp_path / "b", "--report", page), "--report", "not written by rayrec")
+    refused(rayrec("tune", recipe, "--out", tmp_path / "b", "--report", tmp_path / "." / "b"), "what --out names, too")
+    refused(rayrec("tune", recipe, "--out", "/proc/best.yaml"), "--out /proc/best.yaml: cannot be written")
+    assert page.read_text() == "<!DOCTYPE html><p>My thesis"
 
 
 def test_an_empty_file_is_refused(home: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -51,6 +52,24 @@ def test_a_process_of_the_same_number_is_not_the_one_that_was_killed(storage: St
     storage.replace("lease", json.dumps({**held, "began": held["began"] - 100}).encode())
     with lease(storage, "lease", "it"):
         assert storage.read_json("lease")["began"] == held["began"]
+
+
+def test_a_lease_that_says_nothing_is_nobodys(storage: Storage) -> None:
+    storage.replace("lease", b"{}")
+    with lease(storage, "lease", "it"):
+        assert storage.read_json("lease")["process"] == os.getpid()
+
+
+def test_what_fails_under_a_lease_is_what_is_told(storage: Storage, caplog: pytest.LogCaptureFixture) -> None:
+    def fail() -> None:
+        with lease(storage, "room/lease", "it"):
+            shutil.rmtree(storage.full("room"))
+            Path(storage.full("room")).touch()
+            raise StorageError("what matters")
+
+    with pytest.raises(StorageError, match="what matters"):
+        fail()
+    assert "cannot remove" in caplog.text
 
 
 def test_a_holder_elsewhere_is_there_as_long_as_it_says_so(storage: Storage) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from pathlib import Path
@@ -95,15 +96,19 @@ def check_output(path: Path, option: str, ours: Callable[[str], bool]) -> None:
             raise RecipeError(
                 f"{option} {path}: there is no folder {path.absolute().parent}. Make it, or choose another."
             )
-        if path.exists() and not ours(path.read_text(encoding="utf-8", errors="replace")):
+        if not path.exists():
+            tempfile.TemporaryFile(dir=path.absolute().parent).close()
+        elif not ours(path.read_text(encoding="utf-8", errors="replace")):
             raise RecipeError(f"{option} {path}: is there already, and was not written by rayrec. Choose another file.")
+        else:
+            path.open("r+").close()
     except OSError as error:
         raise RecipeError(f"{option} {path}: cannot be written: {error.strerror}. Choose another file.") from error
 
 
-def write_page(out: Path, text: str) -> None:
-    """Write what ``--out`` names."""
+def write_page(out: Path, text: str, option: str = "--out") -> None:
+    """Write the file that an option names."""
     try:
         out.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise RecipeError(f"--out {out}: cannot be written: {error.strerror}. Choose another file.") from error
+        raise RecipeError(f"{option} {out}: cannot be written: {error.strerror}. Choose another file.") from error

@@ -20,6 +20,7 @@ from rayrec.cli_shared import (
     print_json,
     write_page,
 )
+from rayrec.errors import RecipeError
 
 SpaceOption = Annotated[
     str, typer.Option("--space", metavar="FILE", help="What is searched: a YAML file, or one that comes with rayrec.")
@@ -55,6 +56,7 @@ def tune(
     verbose: VerboseOption = False,
 ) -> None:
     """Search the best settings of a recipe; the best trial becomes the candidate."""
+    from rayrec.data.page import GENERATOR
     from rayrec.sweep import HEADER
     from rayrec.sweep import tune as sweep
     from rayrec.terminal_sweep import SweepDisplay, show_sweep
@@ -64,7 +66,9 @@ def tune(
     given |= {"algorithm": algorithm, "scheduler": scheduler, "parallel": parallel, "seed": seed}
     check_output(out, "--out", lambda text: text.startswith(HEADER))
     if report is not None:
-        check_output(report, "--report", lambda text: text.startswith("<!DOCTYPE html>"))
+        check_output(report, "--report", lambda text: GENERATOR in text)
+        if report.resolve() == out.resolve():
+            raise RecipeError(f"--report {report}: is what --out names, too. Choose another file.")
     loaded, storage, files = load(recipe, overrides, data)
     chosen = load_search(space, {key: value for key, value in given.items() if value is not None}, loaded)
     with cluster(storage, verbose, files) as stdout:
@@ -72,7 +76,7 @@ def tune(
             result = sweep(loaded, chosen, storage, display, resume)
         write_page(out, result.yaml)
         if report is not None:
-            write_page(report, result.page)
+            write_page(report, result.page, "--report")
         with redirect_stdout(stdout):
             if as_json:
                 print_json(result.to_json() | {"best_recipe": str(out)})

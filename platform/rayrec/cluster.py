@@ -38,6 +38,8 @@ SETTINGS = {
     # How long Ray Data keeps resources for a driver that is gone; a living one asks anew every 10 s.
     "RAY_DATA_AUTOSCALING_REQUEST_EXPIRE_TIME_S": "30",
     "RAY_USAGE_STATS_ENABLED": "0",
+    # A thread that still runs when a command ends would otherwise begin another cluster.
+    "RAY_ENABLE_AUTO_CONNECT": "0",
     # A head that is told to end ends, instead of draining for half a minute with nowhere to drain to.
     "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
 }

@@ -41,7 +41,7 @@ def lease(storage: Storage, path: str, what: str) -> Iterator[None]:
     """
     held = _content()
     while not storage.write_new(path, canonical(held)):
-        _give_way(storage, path, what)
+        _give_way(storage, path, held, what)
     over = threading.Event()
     beat = threading.Thread(target=_beat, args=(storage, path, held, over), daemon=True)
     beat.start()
@@ -50,8 +50,12 @@ def lease(storage: Storage, path: str, what: str) -> Iterator[None]:
     finally:
         over.set()
         beat.join()
-        with suppress(FileNotFoundError):
-            storage.remove(path)
+        try:
+            with suppress(FileNotFoundError):
+                storage.remove(path)
+        except StorageError as error:
+            # What went wrong before is what matters.
+            _LOG.warning("%s", error)
 
 
 def _content() -> Json:
@@ -60,12 +64,15 @@ def _content() -> Json:
     return {"host": socket.gethostname(), "process": process.pid, "began": process.create_time(), "since": since}
 
 
-def _give_way(storage: Storage, path: str, what: str) -> None:
+def _give_way(storage: Storage, path: str, held: Json, what: str) -> None:
     """Remove a lease that its holder left behind; refuse one that is held."""
     try:
         other, last = storage.read_json(path), storage.modified(path)
     except FileNotFoundError:
         return
+    if not held.keys() <= other.keys():
+        # Not even that was written whole.
+        other = {**held, "process": 0}
     here = other["host"] == socket.gethostname()
     if _runs(other) if here else time.time() - last < SILENT_SECONDS:
         later = "" if here else f" If it was killed, {SILENT_SECONDS:.0f} seconds after that the same command goes on."

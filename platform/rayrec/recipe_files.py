@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import inspect
 import re
+import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -26,6 +27,11 @@ PACKAGED = files("rayrec") / "recipes"
 DEFAULT_MODEL = "sasrec"
 UNKNOWN_KEY = {"extra_forbidden", "unexpected_keyword_argument"}
 MISSING_KEY = {"missing", "missing_argument"}
+MERGE = "tag:yaml.org,2002:merge"
+VALUES_MOST = 1_000_000
+"""Of a YAML file."""
+_BRIEF = reprlib.Repr()
+_BRIEF.maxlevel, _BRIEF.maxstring, _BRIEF.maxother = 3, 100, 100
 
 
 def packaged_recipes() -> dict[str, str]:
@@ -170,12 +176,49 @@ def _parsed(text: str, where: str) -> dict[str, Any]:
     return raw
 
 
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that stands twice, of which YAML's own takes the last without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Called for every mapping of the text."""
+        keys: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != MERGE:
+                if key.value in keys:
+                    raise yaml.constructor.ConstructorError(None, None, f"'{key.value}' stands twice", key.start_mark)
+                keys.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def _yaml(text: str, what: str) -> Any:
     try:
-        return yaml.safe_load(text)
+        value = _Loader(text).get_single_data()
+        _require_few(value)
     except (yaml.YAMLError, ValueError, AttributeError, RecursionError) as error:
         # Dates, numbers and nesting that YAML allows and Python does not raise what they like.
         raise RecipeError(f"{what} is not YAML that can be read: {' '.join(str(error).split())[:500]}") from error
+    return value
+
+
+def _require_few(value: Any) -> None:
+    """Refuse what aliases of aliases make of a short text: whoever looked at all of it would never end.
+
+    Raises:
+        ValueError: There are too many values.
+    """
+    left, count = [value], 0
+    while left:
+        node = left.pop()
+        inside = list(node.values()) if isinstance(node, dict) else node if isinstance(node, list) else []
+        left += inside
+        count += 1 + len(inside)
+        if count > VALUES_MOST:
+            raise ValueError(f"it holds more than {VALUES_MOST:,} values")
+
+
+def brief(value: Any) -> str:
+    """A value as a message shows it, whatever it is."""
+    return _BRIEF.repr(value)[:200]
 
 
 def _with_simulated_data(raw: dict[str, Any]) -> dict[str, Any]:
@@ -276,12 +319,15 @@ def _strict(config_class: type) -> Any:
     return pydantic.dataclasses.dataclass(config_class, frozen=True, config=ConfigDict(extra="forbid"))
 
 
-def described(error: pydantic.ValidationError, schema: Json, prefix: tuple[str, ...] = ()) -> list[str]:
-    """What pydantic found: one line a key that is wrong, with the nearest valid one."""
+def described(
+    error: pydantic.ValidationError, schema: Json, prefix: tuple[str, ...] = (), whole: str = "recipe"
+) -> list[str]:
+    """What pydantic found: one line a key that is wrong, with the nearest valid one; ``whole`` is what has no key."""
     by_key: dict[tuple[str | int, ...], list[Any]] = {}
     for problem in _innermost(error.errors()):
         by_key.setdefault(_location(problem, schema), []).append(problem)
-    return [_describe(location, problems, schema, prefix) for location, problems in by_key.items()]
+    named = {location: ".".join(map(str, (*prefix, *location))) or whole for location in by_key}
+    return [_describe(named[location], location, problems, schema) for location, problems in by_key.items()]
 
 
 def _innermost(problems: Sequence[Any]) -> list[Any]:
@@ -302,10 +348,9 @@ def _location(problem: Any, schema: Json) -> tuple[str | int, ...]:
     return tuple(part for n, part in enumerate(parts) if n == last or _is_key(_node_at(schema, parts[:n]), part))
 
 
-def _describe(location: tuple[str | int, ...], problems: Sequence[Any], schema: Json, prefix: tuple[str, ...]) -> str:
+def _describe(key: str, location: tuple[str | int, ...], problems: Sequence[Any], schema: Json) -> str:
     """One line: the key, the value, what is wrong, the nearest valid one."""
     problem = problems[0]
-    key = ".".join(str(part) for part in (*prefix, *location)) or "recipe"
     if problem["type"] in UNKNOWN_KEY:
         valid = _node_at(schema, problem["loc"][:-1]).get("properties", {})
         return f"{key}: unknown key.{nearest(str(location[-1]), valid)}"

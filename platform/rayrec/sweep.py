@@ -214,7 +214,7 @@ def begin(sweep: Sweep, resume: bool) -> None:
     """Store how a sweep is begun, and forget its trials if it is to begin anew."""
     records = sweep.records
     if not resume:
-        for record in records.read():
+        for record in records.readable:
             Checkpoints(records.storage, record.name).clear()
         records.clear()
     recipe = sweep.job.recipe.model_dump(mode="json", by_alias=True)

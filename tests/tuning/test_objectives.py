@@ -19,6 +19,8 @@ def record(number: int, value: float, state: str = "done", **costs: float) -> Tr
     [
         (["ndgc@10"], [], "Did you mean 'ndcg@10'?"),
         (["ndcg@x"], [], "Did you mean 'ndcg@10'?"),
+        (["ndcg@0"], [], "Did you mean 'ndcg@10'? They measure"),
+        (["ndcg@100000"], [], "at a cut-off from @1 to @"),
         (["ndcg"], [], "Did you mean"),
         (["ndcg@10", "p95ms"], [], "Did you mean 'p95_ms'?"),
         (["coverage@10"], [], "trials do not measure 'coverage@10'"),
@@ -26,6 +28,8 @@ def record(number: int, value: float, state: str = "done", **costs: float) -> Tr
         (["ndcg@10", "ndcg@10"], [], "one is named twice"),
         (["ndcg@10"], ["p95_ms < 5"], "write it like"),
         (["ndcg@10"], ["p95_ms <= fast"], "write it like"),
+        (["ndcg@10"], ["p95_ms <= nan"], "write it like"),
+        (["ndcg@10"], ["p95_ms <= -inf"], "write it like"),
         (["ndcg@10"], ["p59_ms <= 5"], "Did you mean 'p95_ms'?"),
     ],
 )

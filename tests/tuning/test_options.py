@@ -46,11 +46,17 @@ def test_the_command_line_overrides_the_file(tmp_path: Path) -> None:
         ({"max_time": "soon", "space": RATES}, "write a time like 90s, 15m, 2h or 1d"),
         ({"algorithm": "tpee", "space": RATES}, "Did you mean 'tpe'?"),
         ({"scheduler": "ahsa", "space": RATES}, "Did you mean 'asha'?"),
-        ({"spaces": RATES}, "space: required, but missing. Did you mean 'spaces'?"),
+        ({"spaces": RATES}, "space: required, but missing. There is 'spaces'. Did you mean 'space'?"),
+        ({"trials": 8}, "space: required, but missing."),
+        ({"trials": True, "space": RATES}, "trials = True: expected no boolean"),
+        ({"max_time": True, "space": RATES}, "max_time = True: expected no boolean"),
         ({"metric": ["ndcg@10", "p95_ms"], "scheduler": "asha", "space": RATES}, "knows one metric, not 2"),
         ({"algorithm": "grid", "space": RATES}, "grid search goes through all values"),
         ({"scheduler": "pbt", "space": {"model.dim": {"choice": [8, 16]}}}, "model.dim: pbt changes values while"),
-        ({"scheduler": "pbt", "algorithm": "grid", "space": RATES}, "set algorithm to random or tpe"),
+        (
+            {"scheduler": "pbt", "algorithm": "grid", "space": RATES},
+            "options: pbt draws its own values: set algorithm to",
+        ),
         ({"scheduler": "pbt", "space": RATES}, "which this space does not reach"),
         ({"scheduler": "pbt", "constraints": "size_mb <= 5", "space": RATES}, "leave constraints out"),
         ({"metric": "ndgc@10", "space": RATES}, "Did you mean 'ndcg@10'?"),
@@ -76,6 +82,24 @@ def test_what_pauses_trials_is_refused_for_those_with_workers(tmp_path: Path, sc
 def test_a_space_that_is_not_there_is_answered_with_the_nearest() -> None:
     with pytest.raises(RecipeError, match="Did you mean 'learning_rate_batch_size'"):
         load_search("learning_rate", {}, RECIPE)
+
+
+def test_a_folder_is_no_space(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="is a folder"):
+        load_search(str(tmp_path), {}, RECIPE)
+
+
+def test_aliases_of_aliases_are_refused_before_anybody_looks_at_all_they_make(tmp_path: Path) -> None:
+    levels = "".join(f"l{n}: &l{n} [{', '.join([f'*l{n - 1}'] * 9)}]\n" for n in range(1, 10))
+    (tmp_path / "space.yaml").write_text(f"l0: &l0 [lol]\n{levels}space: {{training.learning_rate: [*l9]}}")
+    with pytest.raises(RecipeError, match="holds more than 1,000,000 values"):
+        load_search(str(tmp_path / "space.yaml"), {}, RECIPE)
+
+
+def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "space.yaml").write_text("trials: 3\nspace: {model.dim: {choice: [8, 16]}}\ntrials: 5\n")
+    with pytest.raises(RecipeError, match=r"'trials' stands twice.*line 3"):
+        load_search(str(tmp_path / "space.yaml"), {}, RECIPE)
 
 
 def test_no_yaml_is_refused(tmp_path: Path) -> None:

@@ -64,6 +64,13 @@ def test_the_recipe_as_it_is_comes_first() -> None:
     assert searcher({"training.batch_size": {"choice": [64, 128]}}, 2).suggest("0")["trial"]["changes"] == {}  # type: ignore[index]
 
 
+def test_a_trial_whose_record_is_gone_is_run_again() -> None:
+    whole = run(searcher(SMOOTH, 4, "random"))
+    for gone in range(4):
+        known = [ended(config) for config in whole if config["number"] != gone]
+        assert run(searcher(SMOOTH, 4, "random", known)) == [whole[gone]]
+
+
 @pytest.mark.parametrize("algorithm", ["random", "tpe", "nsga2", "grid"])
 def test_no_trial_is_run_twice_and_a_space_has_an_end(algorithm: str) -> None:
     configs = run(searcher(FEW, 10, algorithm))

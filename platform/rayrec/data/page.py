@@ -15,13 +15,17 @@ SHOWN = 20
 """Rows of a table of names; the rest is summed up in one more."""
 
 
+GENERATOR = '<meta name="generator" content="rayrec">'
+"""What tells our pages from others."""
+
+
 def document(title: str, header: str, tiles: str, sections: Sequence[str], note: str) -> str:
     """A whole page that needs no network. All but ``title`` is HTML."""
     return (
         '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">'
         # Whatever a log holds, the page loads and runs nothing.
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'{GENERATOR}<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{escape(title)}</title><style>{STYLE.read_text()}</style></head><body>"
         f'{header}<main>{tiles}<div class="grid">{"".join(sections)}</div></main>'
         f"<footer>{note}</footer></body></html>\n"

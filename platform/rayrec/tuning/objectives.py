@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 import re
 from collections.abc import Mapping, Sequence
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rayrec.errors import RecipeError
-from rayrec.metrics.ranking import METRICS, parse_metric
+from rayrec.metrics.ranking import LARGEST_CUTOFF, METRICS, parse_metric
 from rayrec.recipe_files import nearest
 
 COSTS = {
@@ -121,12 +122,15 @@ def check_measured(name: str, where: str) -> None:
         parse_metric(name)
     except ValueError as error:
         base, _, cut = name.partition("@")
-        at = cut if cut.isdecimal() else "10"
-        known = [*COSTS, *(f"{metric}@{at}" for metric in METRICS)]
+        known = [*COSTS, *(f"{metric}@{cut if _is_cutoff(cut) else 10}" for metric in METRICS)]
         raise RecipeError(
-            f"{where}: trials do not measure '{name}'.{nearest(base + (f'@{at}' if cut else ''), known)} "
-            f"They measure {', '.join(METRICS)} at a cut-off such as @10, {' and '.join(COSTS)}."
+            f"{where}: trials do not measure '{name[:40]}'.{nearest(name[:40] if cut else base, known)} They measure "
+            f"{', '.join(METRICS)} at a cut-off from @1 to @{LARGEST_CUTOFF}, {' and '.join(COSTS)}."
         ) from error
+
+
+def _is_cutoff(text: str) -> bool:
+    return re.fullmatch("[1-9][0-9]*", text) is not None and len(text) < 10 and int(text) <= LARGEST_CUTOFF
 
 
 def _constraint(text: str) -> Constraint:
@@ -135,6 +139,8 @@ def _constraint(text: str) -> Constraint:
         if not found:
             raise ValueError
         name, comparison, bound = found[1], found[2], float(found[3])
+        if not math.isfinite(bound):
+            raise ValueError
     except ValueError:
         raise RecipeError(f"constraint '{text}': write it like 'p95_ms <= 5' or 'recall@20 >= 0.1'.") from None
     check_measured(name, f"constraint '{text}'")

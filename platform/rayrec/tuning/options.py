@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pydantic
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from rayrec.errors import RecipeError
 from rayrec.recipe import Recipe
@@ -62,6 +62,14 @@ class Options(Section):
     seed: int = Field(0, ge=0, lt=1 << 32, description="Of what the algorithm draws.")
     max_failed: float = Field(0.3, ge=0, le=1, description="Share of the trials that may fail before the sweep does.")
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_boolean(cls, value: object) -> object:
+        # Which pydantic takes for 1 and 0.
+        if isinstance(value, bool):
+            raise ValueError("expected no boolean")
+        return value
+
     @model_validator(mode="after")
     def _go_together(self) -> Options:
         if self.scheduler == "pbt" and self.algorithm in {"grid", "nsga2"}:
@@ -102,8 +110,9 @@ def load_search(reference: str, given: Mapping[str, Any], recipe: Recipe) -> Sea
     where = f"space {reference}"
     raw = read_yaml(_file(reference), where)
     if "space" not in raw:
-        hint = nearest("space", [str(key) for key in raw]) if raw else ""
-        raise RecipeError(f"{where}: space: required, but missing.{hint}")
+        unknown = next((str(key) for key in raw if key not in Options.model_fields), None)
+        found = f" There is '{unknown}'.{nearest(unknown, ['space', *Options.model_fields])}" if unknown else ""
+        raise RecipeError(f"{where}: space: required, but missing.{found}")
     options = _options({key: value for key, value in raw.items() if key != "space"} | dict(given), where)
     objectives = parse_objectives(options.metric or (recipe.training.metric,), options.constraints)
     space = parse_space(raw["space"], where)
@@ -135,6 +144,8 @@ def _file(reference: str) -> Path:
         return path
     if reference in known:
         return known[reference]
+    if path.is_dir():
+        raise RecipeError(f"space {reference}: is a folder. Name a file in it.")
     listed = ", ".join(known)
     raise RecipeError(
         f"space {reference}: there is no such file.{nearest(path.stem, known)} Those that come with rayrec: {listed}."
@@ -145,7 +156,7 @@ def _options(raw: Mapping[str, Any], where: str) -> Options:
     try:
         return Options.model_validate(raw)
     except pydantic.ValidationError as error:
-        lines = described(error, Options.model_json_schema())
+        lines = described(error, Options.model_json_schema(), whole="options")
         # Their names stand on the command line with two dashes.
         raise RecipeError(f"{where}:\n  " + "\n  ".join(lines)) from error
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import Literal
 
 from rayrec.artifacts import Json, Storage, canonical
+from rayrec.errors import StorageError
 from rayrec.lease import lease
 from rayrec.models.base import Fitted
 from rayrec.models.registry import model_class
@@ -90,7 +91,10 @@ class Records:
         """Threads of a trial, as the sweep was begun with; None before."""
         if not self.storage.exists(self._sweep):
             return None
-        return int(self.storage.read_json(self._sweep)["threads"])
+        threads = self.storage.read_json(self._sweep).get("threads")
+        if not isinstance(threads, int):
+            raise StorageError(f"{self.storage.url(self._sweep)} is damaged (no `threads`). Remove it and run again.")
+        return threads
 
     def begin(self, threads: int, settings: Json) -> None:
         """Store how the sweep is begun, for `threads` and whoever looks."""
@@ -106,8 +110,29 @@ class Records:
 
     def read(self) -> list[TrialRecord]:
         """All trials, in order."""
-        names = sorted(name for name in self.storage.list(f"{self.folder}/trials") if name.endswith(".json"))
-        return [TrialRecord.from_json(self.storage.read_json(f"{self.folder}/trials/{name}")) for name in names]
+        return [self._read(path) for path in self._paths]
+
+    @property
+    def readable(self) -> list[TrialRecord]:
+        """Those of all trials that are not damaged."""
+        found: list[TrialRecord] = []
+        for path in self._paths:
+            with suppress(StorageError):
+                found.append(self._read(path))
+        return found
+
+    @property
+    def _paths(self) -> list[str]:
+        folder = f"{self.folder}/trials"
+        return [f"{folder}/{name}" for name in self.storage.list(folder) if name.endswith(".json")]
+
+    def _read(self, path: str) -> TrialRecord:
+        try:
+            return TrialRecord.from_json(self.storage.read_json(path))
+        except (KeyError, TypeError, ValueError) as error:
+            raise StorageError(
+                f"{self.storage.url(path)} is damaged (it is no record of a trial). Remove it: the trial is run again."
+            ) from error
 
     @contextmanager
     def driven(self) -> Iterator[None]:

@@ -56,28 +56,30 @@ class Trials(Searcher):
         self._unfinished: list[TrialRecord] = []
         self._pending: dict[str, Suggestion | None] = {}
         self._reached: dict[str, float] = {}
-        self._next = 0
+        self._numbers: set[int] = set()
         for record in known:
             self._learn(record)
 
     @property
     def left(self) -> int:
         """Trials that are still to be run."""
-        return max(0, self._trials - self._next) + len(self._unfinished)
+        return sum(number not in self._numbers for number in range(self._trials)) + len(self._unfinished)
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The config of the next trial."""
         if self._unfinished:
             record = self._unfinished.pop(0)
             return self._begin(trial_id, record, self._sampler.given(record.changes))
-        if self._next >= self._trials:
+        # Not the one after the last: records that were damaged are removed.
+        number = next(number for number in itertools.count() if number not in self._numbers)
+        if number >= self._trials:
             return Searcher.FINISHED
-        if self._next == 0:
+        if number == 0:
             changes = self._default or {}
             name = self._name_of(self._recipe_of(changes))
             return self._begin(trial_id, TrialRecord(0, changes, name), self._sampler.given(changes))
         for attempt in itertools.count():
-            suggestion = self._sampler.ask(self._next, attempt)
+            suggestion = self._sampler.ask(number, attempt)
             if suggestion is None or (attempt >= MOST_ATTEMPTS and not self._sampler.exhaustive):
                 break
             try:
@@ -90,8 +92,8 @@ class Trials(Searcher):
                 # What came of it is known already.
                 self._sampler.tell(suggestion, None)
                 continue
-            return self._begin(trial_id, TrialRecord(self._next, suggestion.changes, name), suggestion)
-        self._trials = self._next
+            return self._begin(trial_id, TrialRecord(number, suggestion.changes, name), suggestion)
+        self._trials = number
         return Searcher.FINISHED
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
@@ -119,12 +121,12 @@ class Trials(Searcher):
     def _begin(self, trial_id: str, record: TrialRecord, suggestion: Suggestion | None) -> dict[str, Any]:
         self._tried.add(record.name)
         self._pending[trial_id] = suggestion
-        self._next = max(self._next, record.number + 1)
+        self._numbers.add(record.number)
         return Suggested(record.number, record.name, record.changes).config()
 
     def _learn(self, record: TrialRecord) -> None:
         self._tried.add(record.name)
-        self._next = max(self._next, record.number + 1)
+        self._numbers.add(record.number)
         if record.state == "running":
             if record.number < self._trials:
                 self._unfinished.append(record)

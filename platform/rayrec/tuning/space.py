@@ -12,7 +12,7 @@ from optuna.trial import BaseTrial
 
 from rayrec.errors import RecipeError
 from rayrec.recipe import Recipe, Training
-from rayrec.recipe_files import nearest, parse_recipe
+from rayrec.recipe_files import brief, nearest, parse_recipe
 
 Changes = dict[str, Any]
 """Keys of a recipe and the values that they take in a trial, such as ``{"training.batch_size": 64}``."""
@@ -31,6 +31,10 @@ FIXED = {
 WHOLE = frozenset({"int", "log_int"})
 DIGITS = 12
 """Of values in steps, which are rounded as people write them: 0.9, not 0.8999999999999999, is three steps of 0.3."""
+CHOICES_MOST = 1000
+"""Values of a choice: each is checked against the recipe."""
+STEPS_MOST = 10**9
+"""Of a range, beyond which sums of steps lose digits."""
 LEVELS_MOST = 10_000
 """Values of a key that grid search goes through at most."""
 
@@ -259,7 +263,7 @@ def _parameter(key: str, given: Any, problems: list[str]) -> Parameter | None:
         problems.append(f"{key}: a sweep cannot search it: {FIXED[key]}.")
         return None
     if not isinstance(given, dict):
-        problems.append(f"{key} = {given!r}: expected a kind with its values, such as {{choice: [1, 2]}}.")
+        problems.append(f"{key} = {brief(given)}: expected a kind with its values, such as {{choice: [1, 2]}}.")
         return None
     kinds = [name for name in given if name != "when"]
     if len(kinds) != 1 or kinds[0] not in KINDS:
@@ -271,7 +275,7 @@ def _parameter(key: str, given: Any, problems: list[str]) -> Parameter | None:
         return None
     kind = kinds[0]
     if reason := _wrong_values(kind, given[kind]):
-        problems.append(f"{key}.{kind} = {given[kind]!r}: {reason}")
+        problems.append(f"{key}.{kind} = {brief(given[kind])}: {reason}")
         return None
     when = _conditions(key, given.get("when", {}), problems)
     return Parameter(key, kind, tuple(given[kind]), when)
@@ -282,6 +286,8 @@ def _wrong_values(kind: str, values: Any) -> str:
     if kind == "choice":
         if not isinstance(values, list) or not values:
             return "expected a list of values."
+        if len(values) > CHOICES_MOST:
+            return f"at most {CHOICES_MOST} values. Write a range, such as {{int: [1, 5000]}}."
         return "a value stands twice." if any(value in values[:n] for n, value in enumerate(values)) else ""
     expected = "[lowest, highest, step]" if kind == "quantised" else "[lowest, highest]"
     length = 3 if kind == "quantised" else 2
@@ -289,10 +295,10 @@ def _wrong_values(kind: str, values: Any) -> str:
         return f"expected {expected}."
     whole = kind in WHOLE
     for value in values:
-        if isinstance(value, bool) or not isinstance(value, int if whole else int | float) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, int if whole else int | float) or not _is_number(value):
             # YAML reads 1e-3 as text: it wants a dot and a sign.
             hint = " (write 1e-3 as 1.0e-3 or 0.001)" if isinstance(value, str) and _is_number(value) else ""
-            return f"{value!r} is not a{' whole' if whole else ''} number{hint}."
+            return f"{brief(value)} is not a{' whole' if whole else ''} number{hint}."
     low, high = values[:2]
     if low >= high:
         return f"the lowest ({low}) must be below the highest ({high})."
@@ -300,19 +306,24 @@ def _wrong_values(kind: str, values: Any) -> str:
         return f"the lowest must be above 0 on a logarithmic scale, not {low}."
     if kind == "quantised" and not 0 < values[2] <= high - low:
         return f"the step must be above 0 and at most {high - low:g}, not {values[2]}."
+    if kind == "quantised" and (high - low) / values[2] > STEPS_MOST:
+        return f"more than {STEPS_MOST:,} steps: leave the step out, with uniform."
     return ""
 
 
-def _is_number(text: str) -> bool:
+def _is_number(value: str | float) -> bool:
     try:
-        return math.isfinite(float(text))
-    except ValueError:
+        return math.isfinite(float(value))
+    except (ValueError, OverflowError):
         return False
 
 
 def _conditions(key: str, given: Any, problems: list[str]) -> dict[str, tuple[Any, ...]]:
     if not isinstance(given, dict):
-        problems.append(f"{key}.when = {given!r}: expected keys and their values, such as {{model.name: sasrec}}.")
+        problems.append(f"{key}.when = {brief(given)}: expected keys and their values, such as {{model.name: sasrec}}.")
+        return {}
+    if [] in given.values():
+        problems.append(f"{key}.when = {brief(given)}: an empty list allows nothing.")
         return {}
     return {str(name): tuple(value) if isinstance(value, list) else (value,) for name, value in given.items()}
 
@@ -328,8 +339,8 @@ def _check_conditions(parameters: Sequence[Parameter], keys: Sequence[str], prob
                 levels = by_key[name].levels
                 for value in allowed:
                     if levels is None or value not in levels:
-                        hint = nearest(str(value), map(str, levels or []))
-                        problems.append(f"{parameter.key}.when: {name} is never {value!r} in this space.{hint}")
+                        hint = nearest(brief(value), map(str, levels or []))
+                        problems.append(f"{parameter.key}.when: {name} is never {brief(value)} in this space.{hint}")
 
 
 def _in_order(parameters: Sequence[Parameter], where: str) -> tuple[Parameter, ...]:
