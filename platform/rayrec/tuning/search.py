@@ -35,6 +35,8 @@ _LOG = logging.getLogger(__name__)
 
 SCRATCH = "tune"
 """Ray Tune's own folder below a sweep's."""
+TALKATIVE = "ray.tune.execution.tune_controller", "ray.tune.execution.experiment_state", "ray.train._internal.storage"
+"""Loggers that print tracebacks."""
 POLL_SECONDS = 0.2
 STOP_SECONDS = 20
 QUIET = {
@@ -55,7 +57,8 @@ def search(sweep: Sweep, watcher: Watcher) -> list[TrialRecord]:
         DataError: There are no validation events to judge trials by.
     """
     os.environ.update(QUIET)
-    logging.getLogger("ray.tune.execution.tune_controller").addFilter(_in_one_line)
+    for name in TALKATIVE:
+        logging.getLogger(name).addFilter(_in_one_line)
     follower, most = Follower(sweep, watcher), sweep.search.options.max_time
     ends = math.inf if most is None else time.monotonic() + most
     while True:
