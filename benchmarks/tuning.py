@@ -5,9 +5,9 @@
     .venv/bin/python benchmarks/tuning.py record
 
 `overhead` runs trials that are next to nothing (popularity), few and many: the difference is what one more costs.
-`memory` measures what each of several trial processes holds for itself (its unique set size), by the number of trials
-at a time. `asha` trains the same random trials to their end and under ASHA. `record` trains every point of a grid and
-writes `tests/tuning/grid.json`, which the tests replay. Each prints one table; all write JSON.
+`memory` measures what each of two trial processes holds for itself (its unique set size), by the size of the log.
+`asha` trains the same random trials to their end and under ASHA. `record` trains every point of a grid and writes
+`tests/tuning/grid.json`, which the tests replay. Each prints one table; all write JSON.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from typing import Any
 
 import numpy as np
 import psutil
+import pyarrow as pa
+from pyarrow import parquet
 from rich.console import Console
 from rich.table import Table
 
@@ -31,7 +33,7 @@ from rayrec.cluster import connected, prepare_environment
 from rayrec.data.files import provide
 from rayrec.data.prepare import prepare
 from rayrec.recipe import Recipe
-from rayrec.recipe_files import load_recipe
+from rayrec.recipe_files import load_recipe, parse_recipe
 from rayrec.sweep import begin, plan
 from rayrec.tracking import Tracker
 from rayrec.training.job import TrainJob
@@ -48,6 +50,8 @@ GRID: dict[str, list[Any]] = {
     "training.batch_size": [16, 32, 64, 128, 256],
     "model.dropout": [0.0, 0.2, 0.4, 0.6],
 }
+EVENTS = 100
+"""Of each user of a made-up log."""
 TABULATED = ("model.dim=32", "model.blocks=1", "model.max_length=30", "training.epochs=4", "training.threads=1")
 
 
@@ -71,7 +75,7 @@ class Peaks(Nobody):
         """A trial has gone on: look at all of them."""
         own = psutil.Process()
         for process in own.children(recursive=True) or psutil.process_iter():
-            if "LocalTrial" in " ".join(process.cmdline()):
+            if any(title in " ".join(process.cmdline()[:1]) for title in ("LocalTrial", "Trainable")):
                 self.unique.append(process.memory_full_info().uss)
 
 
@@ -89,10 +93,10 @@ def planned(recipe: Recipe, storage: Storage, space: dict[str, Any], **options: 
 
 def overhead(storage: Storage) -> list[dict[str, Any]]:
     """Seconds that one more trial takes."""
-    space = {"model.name": {"choice": ["popularity"]}, "model.half_life": {"uniform": [1.0, 1000.0]}}
-    seconds = {}
+    space, seconds = {"model.half_life": {"uniform": [1.0, 1000.0]}}, {}
     for trials in (4, 44):
-        sweep = planned(load_recipe("movielens-100k"), storage, space, trials=trials, algorithm="random", parallel=2)
+        recipe = load_recipe("movielens-100k", ["model.name=popularity"])
+        sweep = planned(recipe, storage, space, trials=trials, algorithm="random", parallel=2)
         began = time.perf_counter()
         search(sweep, Nobody())
         seconds[trials] = time.perf_counter() - began
@@ -102,15 +106,30 @@ def overhead(storage: Storage) -> list[dict[str, Any]]:
 
 
 def memory(storage: Storage) -> list[dict[str, Any]]:
-    """MB that trial processes hold for themselves, by how many there are at a time."""
+    """MB that each of two trial processes holds for itself, by how many events they learn from."""
     rows = []
-    for parallel in (1, 2):
-        recipe = load_recipe("movielens-100k", ["training.epochs=3", "training.threads=1"])
-        space = {"training.learning_rate": {"log_uniform": [0.001, 0.01]}}
-        peaks = Peaks()
-        search(planned(recipe, storage, space, trials=2 * parallel, algorithm="random", parallel=parallel), peaks)
-        rows.append({"parallel": parallel, "unique MB": max(peaks.unique) / 1e6})
+    for users in (1_000, 80_000):
+        recipe, peaks = made_up(storage, users), Peaks()
+        space = {"model.half_life": {"uniform": [1.0, 1000.0]}}
+        search(planned(recipe, storage, space, trials=6, algorithm="random", parallel=2), peaks)
+        events = users * EVENTS
+        # An item's number and a time.
+        rows.append({"events": events, "MB of events": events * 12 / 1e6, "unique MB a trial": max(peaks.unique) / 1e6})
     return rows
+
+
+def made_up(storage: Storage, users: int) -> Recipe:
+    """A recipe of a log with so many users."""
+    rng, rows = np.random.default_rng(0), users * EVENTS
+    columns = {
+        "user": np.repeat(np.arange(users), EVENTS),
+        "item": rng.zipf(1.3, rows) % 5_000,
+        "timestamp": rng.integers(1_600_000_000, 1_700_000_000, rows),
+    }
+    log = Path(storage.root) / f"made-up-{users}.parquet"
+    parquet.write_table(pa.table(columns), log)
+    source = {"path": str(log), "columns": {name: name for name in columns}}
+    return parse_recipe({"name": f"made-up-{users}", "data": {"sources": [source]}, "model": {"name": "popularity"}})
 
 
 def asha(storage: Storage, trials: int) -> list[dict[str, Any]]:
