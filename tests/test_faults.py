@@ -129,7 +129,8 @@ def test_a_driver_that_is_told_to_stop_says_how_to_go_on(nodes: Nodes, recipe: P
 def test_a_sweep_outlives_its_driver_and_its_nodes(nodes: Nodes, recipe: Path, storage: Storage) -> None:
     space = recipe.with_name("space.yaml")
     space.write_text("trials: 8\nspace: {training.learning_rate: {log_uniform: [0.001, 0.05]}}")
-    arguments = ["tune", str(recipe), "--space", str(space), "--set", "training.workers=0", "--set", "training.epochs=8"]
+    short = ["--set", "training.workers=0", "--set", "training.epochs=8"]
+    arguments = ["tune", str(recipe), "--space", str(space), *short]
     first = nodes.driver(*arguments)
     first.await_trials(3)
     first.kill()
