@@ -128,11 +128,11 @@ def test_a_driver_that_is_told_to_stop_says_how_to_go_on(nodes: Nodes, recipe: P
 
 def test_a_sweep_outlives_its_driver_and_its_nodes(nodes: Nodes, recipe: Path, storage: Storage) -> None:
     space = recipe.with_name("space.yaml")
-    space.write_text("trials: 8\nspace: {training.learning_rate: {log_uniform: [0.001, 0.05]}}")
+    space.write_text("trials: 6\nspace: {training.learning_rate: {log_uniform: [0.001, 0.05]}}")
     short = ["--set", "training.workers=0", "--set", "training.epochs=8"]
     arguments = ["tune", str(recipe), "--space", str(space), *short]
     first = nodes.driver(*arguments)
-    first.await_trials(3)
+    first.await_trials(2)
     first.kill()
 
     again = nodes.driver(*arguments, "--json")
@@ -142,7 +142,7 @@ def test_a_sweep_outlives_its_driver_and_its_nodes(nodes: Nodes, recipe: Path, s
     # What had ended is in the records before it is told.
     assert not set(first.trials) & set(again.trials)
     result = json.loads(again.output[again.output.index("\n{") :])
-    assert [trial["number"] for trial in result["trials"]] == list(range(8))
+    assert [trial["number"] for trial in result["trials"]] == list(range(6))
     assert {trial["state"] for trial in result["trials"]} == {"done"}
     assert {len(trial["curve"]) for trial in result["trials"]} == {8}
 

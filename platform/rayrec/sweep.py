@@ -241,7 +241,8 @@ def _registered(
         trained = pipeline.train(dataset, view)
         metrics = pipeline.evaluate(dataset, view, trained)
         release, _ = pipeline.register(dataset, view, trained, metrics, promote=False)
-    return release, metrics["main"]
+    # It may have been registered long ago, and others since.
+    return Tracker(recipe.name).nominate(release.version), metrics["main"]
 
 
 def _nothing(trials: list[TrialRecord], chosen: Search) -> str:

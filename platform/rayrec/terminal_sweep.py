@@ -16,7 +16,7 @@ from rayrec.stages import Metrics, StageOutcome
 from rayrec.sweep import SweepResult
 from rayrec.terminal import errors, stdout_console
 from rayrec.tuning.options import Search
-from rayrec.tuning.records import TrialRecord, best_of
+from rayrec.tuning.records import TrialRecord, best_of, state_of
 
 ROWS = 20
 """Trials of the live table: those that run, and the best."""
@@ -54,8 +54,10 @@ class SweepDisplay:
         """What trials there are from an earlier session."""
         with self._lock:
             self._records = {record.number: record for record in records}
-        if ended := sum(record.state != "running" for record in records):
-            errors.print(f"  goes on with a sweep of which {ended} trials have ended")
+        if records:
+            ended = sum(record.state != "running" for record in records)
+            begun = len(records) - ended
+            errors.print(f"  goes on with a sweep of which {ended} trials have ended and {begun} have begun")
 
     def trial(self, record: TrialRecord) -> None:
         """A trial has begun, gone on by an epoch, or ended."""
@@ -66,9 +68,8 @@ class SweepDisplay:
         if not errors.is_terminal or record.state == "failed":
             values = "  ".join(f"{name} {value:.4f}" for name, value in record.values.items()) or record.reason
             about = f"{len(record.curve)} epochs, {record.seconds:.1f} s"
-            errors.print(
-                f"  trial {record.number:>3}  {record.state:<8} {values}  {about}  {_changes(record)}", markup=False
-            )
+            line = f"  trial {record.number:>3}  {record.state:<8} {values}  {about}  {_changes(record)}"
+            errors.print(line, markup=False, soft_wrap=True)
 
     def stage(self, name: str) -> None:
         """A stage begins."""
@@ -106,7 +107,7 @@ def trials_table(rows: list[TrialRecord], records: list[TrialRecord], chosen: Se
         values = {objectives.metric: record.best} | record.values if record.curve else record.values
         cells = [f"{values[name]:.4f}" if name in values else "" for name in objectives.wanted]
         changes = [_value(record.changes.get(key, "")) for key in chosen.space.keys]
-        state = f"[{STYLES[record.state]}]{record.state}[/]"
+        state = f"[{STYLES[record.state]}]{state_of(record, objectives)}[/]"
         table.add_row(
             *(str(record.number), state, *cells, str(len(record.curve)), f"{record.seconds:.1f}", *changes),
             style="bold" if record is best else "",
@@ -119,7 +120,8 @@ def show_sweep(result: SweepResult, out: Path) -> None:
     console: Console = stdout_console()
     console.print(trials_table(sorted(result.trials, key=lambda r: (-r.best, r.number)), result.trials, result.search))
     if result.front:
-        console.print(f"Pareto front: trials {', '.join(str(record.number) for record in result.front)}")
+        limited = " (of those that meet the constraints)" if result.search.objectives.constraints else ""
+        console.print(f"Pareto front{limited}: {', '.join(f'trial {record.number}' for record in result.front)}")
     failed = [record for record in result.trials if record.state == "failed"]
     for record in failed:
         console.print(f"trial {record.number} failed: {record.reason}", markup=False)

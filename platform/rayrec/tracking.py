@@ -256,6 +256,11 @@ class Tracker:
         """The Release that is served by name, if there is one."""
         return next((release for release in self.releases() if CHAMPION in release.aliases), None)
 
+    def nominate(self, version: int) -> RegisteredRelease:
+        """Make a version the candidate."""
+        self.client.set_registered_model_alias(self.name, CANDIDATE, str(version))
+        return find_release(f"{self.name}/{version}")
+
     def promote(self, version: int) -> RegisteredRelease:
         """Make a version the champion."""
         release = find_release(f"{self.name}/{version}")

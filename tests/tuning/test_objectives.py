@@ -6,7 +6,7 @@ import pytest
 
 from rayrec.errors import RecipeError
 from rayrec.tuning.objectives import parse_objectives
-from rayrec.tuning.records import TrialRecord, best_of, front_of
+from rayrec.tuning.records import TrialRecord, best_of, front_of, state_of
 
 
 def record(number: int, value: float, state: str = "done", **costs: float) -> TrialRecord:
@@ -54,6 +54,14 @@ def test_the_best_meets_the_constraints_and_was_trained_to_its_end() -> None:
     assert best is not None
     assert best.number == 2
     assert best_of(trials[1:2], objectives) is None
+
+
+def test_a_trial_that_breaks_a_constraint_says_so() -> None:
+    objectives = parse_objectives(["ndcg@10"], ["p95_ms <= 5", "hr@20 >= 0.1"])
+    values = {"p95_ms": 6.0, "hr@20": 0.2}
+    assert state_of(TrialRecord(0, {}, "n", "done", values=values), objectives) == "done, not p95_ms <= 5"
+    assert state_of(TrialRecord(0, {}, "n", "done", values={**values, "p95_ms": 5.0}), objectives) == "done"
+    assert state_of(TrialRecord(0, {}, "n", "stopped", values={}), objectives) == "stopped"
 
 
 def test_of_equals_the_first_is_the_best() -> None:

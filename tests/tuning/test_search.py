@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ from tests.recipes import recipe_values, write_log
 
 from rayrec.artifacts import Storage
 from rayrec.data.dataset import open_dataset
-from rayrec.data.prepare import prepare
+from rayrec.data.prepare import Prepared, prepare
 from rayrec.errors import ModelError
 from rayrec.recipe import Recipe
 from rayrec.recipe_files import parse_recipe
@@ -59,21 +60,29 @@ class Seen:
 Planner = Callable[..., Sweep]
 
 
+@pytest.fixture(scope="module")
+def prepared(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Prepared]:
+    """A small log, a storage in which it is prepared, and as what: the same for all tests."""
+    folder = tmp_path_factory.mktemp("prepared")
+    log = write_log(folder)
+    return log, folder / "storage", prepare(parse_recipe(recipe_values(log)), Storage.open(folder / "storage"))
+
+
 @pytest.fixture
-def planned(storage: Storage, tmp_path: Path) -> Planner:
+def planned(storage: Storage, prepared: tuple[Path, Path, Prepared]) -> Planner:
     """Makes sweeps over one small log."""
-    log = write_log(tmp_path)
+    log, before, made = prepared
+    shutil.copytree(before, storage.root, dirs_exist_ok=True)
 
     def make(space: dict[str, Any] = RATES, training: dict[str, Any] | None = None, **options: Any) -> Sweep:
         values = recipe_values(log)
         recipe = parse_recipe(values | {"training": values["training"] | (training or {})})
-        prepared = prepare(recipe, storage)
         chosen = Options(**{"parallel": 2, "max_failed": 0.5, **options})
         objectives = parse_objectives(chosen.metric or ("ndcg@10",), chosen.constraints)
         tracker = Tracker(recipe.name)
         wanted = Search(parse_space(space, "space"), chosen, objectives)
-        dataset = open_dataset(storage, prepared.dataset.name, prepared.dataset.number)
-        sweep = plan(recipe, wanted, dataset, prepared.view, tracker.begin("tune"), tracker, resume=True)
+        dataset = open_dataset(storage, made.dataset.name, made.dataset.number)
+        sweep = plan(recipe, wanted, dataset, made.view, tracker.begin("tune"), tracker, resume=True)
         begin(sweep, resume=True)
         return sweep
 

@@ -96,6 +96,18 @@ def test_a_finished_sweep_is_told_again_without_training(swept: Swept) -> None:
     assert swept.storage.list("runs") == []
 
 
+def test_the_best_is_the_candidate_again_when_others_were_registered_since(swept: Swept) -> None:
+    tracker, best = Tracker("tiny"), swept.result.release
+    with Pipeline(swept.result.recipe, swept.storage, Silent(), resume=False) as pipeline:
+        prepared = pipeline.prepare()
+        trained = pipeline.train(*prepared)
+        other, _ = pipeline.register(*prepared, trained, pipeline.evaluate(*prepared, trained))
+    assert "candidate" in other.aliases
+    again = sweep(swept.log, swept.storage, ("size_mb <= 5",)).release
+    assert (again.version, "candidate" in again.aliases) == (best.version, True)
+    assert "candidate" not in {alias for r in tracker.releases() if r.version == other.version for alias in r.aliases}
+
+
 def test_another_command_at_the_same_sweep_is_refused(swept: Swept) -> None:
     folder = swept.result.folder.removeprefix(swept.storage.uri).strip("/")
     with (

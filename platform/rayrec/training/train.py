@@ -83,7 +83,7 @@ def train_model(job: TrainJob, run_name: str, on_epoch: Callable[[Metrics], None
     if not resume:
         checkpoints.clear()
     if (begun := checkpoints.newest()) != Position():
-        _LOG.warning("training: goes on after %s, where it stopped", begun)
+        _LOG.warning("training: goes on from the checkpoint after %s", begun)
     with reporter(on_epoch) as reports:
         while True:
             before = checkpoints.newest()

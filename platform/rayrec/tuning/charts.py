@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -149,12 +150,15 @@ def parallel(title: str, description: str, lines: Sequence[Line], axes: Sequence
 
     parts = []
     for line in sorted(lines, key=lambda line: line.strength):
-        places = [place(n, value) for n, value in enumerate(line.values) if value is not None]
         opacity = 0.08 + 0.92 * line.strength**2
-        parts.append(
-            f'<polyline class="line" stroke-opacity="{opacity:.2f}" points="{" ".join(places)}">'
-            f"<title>{escape(line.tip)}</title></polyline>"
-        )
+        places = [None if value is None else place(n, value) for n, value in enumerate(line.values)]
+        for there, stretch in itertools.groupby(places, key=lambda at: at is not None):
+            # Where it has no value, it does not touch the axis.
+            if there:
+                parts.append(
+                    f'<polyline class="line" stroke-opacity="{opacity:.2f}" points="{" ".join(map(str, stretch))}">'
+                    f"<title>{escape(line.tip)}</title></polyline>"
+                )
     for n, axis in enumerate(axes):
         x, end = LEFT + n * gap, n == len(axes) - 1
         parts.append(f'<line class="base" x1="{x:.1f}" x2="{x:.1f}" y1="{top}" y2="{bottom}"/>')

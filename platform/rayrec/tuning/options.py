@@ -77,7 +77,8 @@ class Options(Section):
         if self.scheduler == "pbt" and self.constraints:
             raise ValueError("pbt ends in a schedule, of which no recipe is to be measured: leave constraints out")
         if len(self.metric) > 1 and self.scheduler != "none":
-            raise ValueError(f"scheduler {self.scheduler} knows one metric, not {len(self.metric)}: set it to none")
+            many = len(self.metric)
+            raise ValueError(f"scheduler {self.scheduler} knows one metric, not {many}: use none (--scheduler none)")
         return self
 
 

@@ -181,6 +181,12 @@ def best_of(records: list[TrialRecord], objectives: Objectives) -> TrialRecord |
     return max(allowed, key=lambda record: (record.best, -record.number), default=None)
 
 
+def state_of(record: TrialRecord, objectives: Objectives) -> str:
+    """The state of a trial as people read it: also whether it broke a constraint."""
+    broken = [str(limit) for limit in objectives.constraints if record.state == "done" and not limit.met(record.values)]
+    return f"{record.state}, not {' and '.join(broken)}" if broken else record.state
+
+
 def front_of(records: list[TrialRecord], objectives: Objectives) -> list[TrialRecord]:
     """The trials of the Pareto front, of those that meet the constraints."""
     allowed = [record for record in records if record.state == "done" and objectives.allows(record.values)]

@@ -11,7 +11,7 @@ from rayrec.data.page import document, percent, section, table
 from rayrec.recipe import Recipe
 from rayrec.tuning.charts import Axis, Line, Point, parallel, scatter
 from rayrec.tuning.options import Search
-from rayrec.tuning.records import TrialRecord, best_of, front_of, most_epochs
+from rayrec.tuning.records import TrialRecord, best_of, front_of, most_epochs, state_of
 from rayrec.tuning.sampling import importances
 from rayrec.tuning.space import Parameter
 
@@ -140,7 +140,8 @@ def _front(trials: Sequence[TrialRecord], chosen: Search) -> list[str]:
             Axis.of_numbers(objectives.metric, [trial.values[objectives.metric] for trial in done]),
         )
         title = f"{objectives.metric} against {other}"
-        note = '<p class="note">Strong: the Pareto front, which no trial beats in everything.</p>'
+        limited = " that meets the constraints" if objectives.constraints else ""
+        note = f'<p class="note">Strong: the Pareto front, which no trial{limited} beats in everything.</p>'
         charts.append(section(title, scatter(title, f"{len(front)} trials on the front", points, axes) + note))
     return charts
 
@@ -203,7 +204,8 @@ def _table(measured: Sequence[TrialRecord], best: TrialRecord | None, chosen: Se
     rows = []
     for trial in ordered[:SHOWN]:
         values = {chosen.objectives.metric: trial.best} | trial.values
-        cells = [trial.state, *(_value(values[name]) if name in values else "" for name in wanted)]
+        cells = [escape(state_of(trial, chosen.objectives))]
+        cells += [_value(values[name]) if name in values else "" for name in wanted]
         cells += [str(len(trial.curve)), f"{trial.seconds:.1f}"]
         cells += [_value(trial.changes.get(key, "")) for key in keys]
         rows.append(_row(f"{trial.number}{' (best)' if trial is best else ''}", cells))

@@ -6,18 +6,15 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import optuna
 from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.trial import Trial, TrialState
 
 from rayrec.tuning.objectives import Objectives
 from rayrec.tuning.space import Changes, Space
 
-EXCESS = "excess"
-"""Attribute of Optuna's trials: how far each constraint was missed."""
 RANDOM_FIRST = 8
 """Trials that TPE draws at random before it trusts what it knows; Optuna's default, 10, is most of a small sweep."""
 
@@ -51,7 +48,7 @@ class Sampler:
 
     def __init__(self, space: Space, algorithm: str, seed: int, objectives: Objectives) -> None:
         self._space, self._objectives = space, objectives
-        self._make = _samplers(algorithm, bool(objectives.constraints))
+        self._make = _samplers(algorithm)
         self._seed = seed
         self._combinations: Iterator[Changes] | None = space.grid() if algorithm == "grid" else None
         self._study = optuna.create_study(directions=objectives.directions, sampler=self._make(seed))
@@ -92,8 +89,8 @@ class Sampler:
         if values is None or any(name not in values for name in self._objectives.wanted):
             self._study.tell(suggestion.trial, state=TrialState.FAIL)
             return
-        excess = [constraint.excess(values[constraint.name]) for constraint in self._objectives.constraints]
-        suggestion.trial.set_user_attr(EXCESS, excess)
+        for constraint in self._objectives.constraints:
+            suggestion.trial.set_constraint(str(constraint), constraint.excess(values[constraint.name]))
         self._study.tell(suggestion.trial, [values[name] for name in self._objectives.names])
 
     def importances(self) -> dict[str, float]:
@@ -106,20 +103,14 @@ class Sampler:
         return Suggestion(self._space.active(lambda parameter: parameter.suggested(trial)), trial)
 
 
-def _samplers(algorithm: str, constrained: bool) -> Callable[[int], BaseSampler]:
-    limits: dict[str, Any] = {"constraints_func": _excess} if constrained else {}
+def _samplers(algorithm: str) -> Callable[[int], BaseSampler]:
     makers: dict[str, Callable[[int], BaseSampler]] = {
         "grid": RandomSampler,
         "random": RandomSampler,
-        "tpe": lambda seed: TPESampler(seed=seed, n_startup_trials=RANDOM_FIRST, **limits),
-        "nsga2": lambda seed: NSGAIISampler(seed=seed, population_size=RANDOM_FIRST, **limits),
+        "tpe": lambda seed: TPESampler(seed=seed, n_startup_trials=RANDOM_FIRST),
+        "nsga2": lambda seed: NSGAIISampler(seed=seed, population_size=RANDOM_FIRST),
     }
     return makers[algorithm]
-
-
-def _excess(trial: FrozenTrial) -> Sequence[float]:
-    excess: Sequence[float] = trial.user_attrs[EXCESS]
-    return excess
 
 
 FEWEST = 4
