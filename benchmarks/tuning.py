@@ -113,7 +113,7 @@ def memory(storage: Storage) -> list[dict[str, Any]]:
     rows = []
     for users in (1_000, 80_000):
         recipe, peaks = made_up(storage, users), Peaks()
-        # Fitted in blocks: no trial works out anything as long as the log.
+        # What a trial works with while it fits and measures counts, too.
         space = {"training.seed": {"int": [1, 1000]}}
         search(planned(recipe, storage, space, trials=6, algorithm="random", parallel=2), peaks)
         events = users * EVENTS

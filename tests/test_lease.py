@@ -89,5 +89,5 @@ def test_a_holder_says_that_it_is_there(storage: Storage, monkeypatch: pytest.Mo
         os.utime(storage.full("lease"), (0, 0))
         deadline = time.monotonic() + 10
         while storage.modified("lease") == 0 and time.monotonic() < deadline:
-            time.sleep(0.01)
+            time.sleep(0.01)  # polls what another thread writes
         assert storage.modified("lease") > 0
