@@ -45,6 +45,10 @@ SHORT = {
     ],
     "esasrec": ["model.dim=32", "model.max_length=50", "training.epochs=5", "training.learning_rate=0.005"],
     "hstu": ["model.dim=32", "model.max_length=50", "training.epochs=4", "training.learning_rate=0.005"],
+    "hstu-ensemble": [
+        *("model.dim=16", "model.blocks=1", "model.max_length=50"),
+        *("training.epochs=4", "training.learning_rate=0.005"),
+    ],
     "bpr": ["training.epochs=6"],
     "caser": ["model.dim=32", "model.max_length=50", "training.epochs=4", "training.learning_rate=0.005"],
     "gru4rec": ["model.dim=32", "model.max_length=50", "training.epochs=4", "training.learning_rate=0.005"],

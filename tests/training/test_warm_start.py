@@ -23,7 +23,7 @@ OLD = [f"item {number}" for number in range(ITEMS)]
 NEW = ["new a", *reversed(OLD[1:]), "new b"]
 HISTORY = torch.tensor([[0, 0, 3, 5, 2], [5, 4, 5, 2, 3], [0, 0, 0, 0, 7]])
 TIMES = torch.arange(6).expand(3, 6) * 3600
-WARM = ["sasrec", "esasrec", "hstu", "bert4rec", "gru4rec", "caser", "bpr"]
+WARM = ["sasrec", "esasrec", "hstu", "hstu-ensemble", "bert4rec", "gru4rec", "caser", "bpr"]
 
 
 def fresh(name: str, num_items: int, timed: bool = True, **config: Any) -> Recommender:

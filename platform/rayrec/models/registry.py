@@ -22,6 +22,7 @@ MODELS = {
     "gf-cf": "rayrec.models.gf_cf:GFCF",
     "gru4rec": "rayrec.models.gru4rec:GRU4Rec",
     "hstu": "rayrec.models.hstu:HSTU",
+    "hstu-ensemble": "rayrec.models.ensemble:HSTUEnsemble",
     "item-knn": "rayrec.models.item_knn:ItemKNN",
     "item2vec": "rayrec.models.item2vec:Item2Vec",
     "lightgcn": "rayrec.models.lightgcn:LightGCN",

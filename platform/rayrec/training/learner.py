@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from rayrec.errors import ModelError
 from rayrec.models.base import Recommender
 from rayrec.models.embedding import ReplicatedTable
+from rayrec.models.ensemble import Ensemble
 from rayrec.models.losses import ItemLoss
 from rayrec.models.objective import Objective
 from rayrec.models.sequence import SequenceModel
@@ -83,6 +84,26 @@ class NextItem(Learner):
         return self.model.examples(part.inputs, part.targets, part.times, **read)
 
 
+class SideBySide(Learner):
+    """The members of an ensemble, each with the same objective."""
+
+    def __init__(self, members: Iterable[NextItem]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+
+    def forward(self, parts: Sequence[Part]) -> Tensor:
+        """See `Learner`: the mean of the members' losses."""
+        losses: list[Tensor] = [member(parts) for member in self.members]
+        return torch.stack(losses).mean()
+
+    def keep_sparse(self) -> None:
+        """See `Learner`."""
+        members = [member for member in self.members if isinstance(member, NextItem)]
+        for member in members:
+            member.keep_sparse()
+        self.sparse_tables = tuple(table for member in members for table in member.sparse_tables)
+
+
 def learner(model: Recommender, objective: Objective, counts: np.ndarray) -> Learner:
     """The model with its objective, or with the recipe's if it takes any.
 
@@ -96,6 +117,8 @@ def learner(model: Recommender, objective: Objective, counts: np.ndarray) -> Lea
     """
     if isinstance(model, SequenceModel):
         return NextItem(model, ItemLoss(objective, model.num_items, counts))
+    if isinstance(model, Ensemble):
+        return SideBySide(NextItem(member, ItemLoss(objective, member.num_items, counts)) for member in model.models)
     if objective != Objective():
         raise ModelError(
             f"training.objective: '{model.kind}' brings its own objective and takes no other. "
