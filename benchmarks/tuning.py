@@ -5,7 +5,8 @@
     .venv/bin/python benchmarks/tuning.py record
 
 `overhead` runs trials that are next to nothing (popularity), few and many: the difference is what one more costs.
-`memory` measures what each of two trial processes holds for itself (its unique set size), by the size of the log.
+`memory` measures, by the size of the log, what each of two processes comes to hold for itself (its unique set size) by
+reading all that trials learn from, and the most that trial processes held, which is what they work with, too.
 `asha` trains the same random trials to their end and under ASHA. `record` trains every point of a grid and writes
 `tests/tuning/grid.json`, which the tests replay. Each prints one table; all write JSON.
 """
@@ -25,6 +26,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pyarrow as pa
+import ray
 from pyarrow import parquet
 from rich.console import Console
 from rich.table import Table
@@ -38,7 +40,7 @@ from rayrec.recipe_files import load_recipe, parse_recipe
 from rayrec.sweep import begin, plan
 from rayrec.tracking import Tracker
 from rayrec.training.job import TrainJob
-from rayrec.training.local import LocalTraining, observe
+from rayrec.training.local import LocalTraining, Observed, observe
 from rayrec.tuning.follower import Sweep
 from rayrec.tuning.objectives import parse_objectives
 from rayrec.tuning.options import Options, Search
@@ -108,6 +110,25 @@ def overhead(storage: Storage) -> list[dict[str, Any]]:
     ]
 
 
+class Reader:
+    """A process that reads what trials learn from."""
+
+    def __init__(self) -> None:
+        self._before = psutil.Process().memory_full_info().uss
+        self._observed: Observed | None = None
+
+    def read(self, reference: list[Any]) -> None:
+        """All of it: pages that nobody touches are in no memory."""
+        self._observed = ray.get(reference[0])
+        histories = self._observed.interactions.histories, self._observed.users.past, self._observed.users.future
+        for array in (array for history in histories for array in (history.offsets, history.items, history.times)):
+            int(array.max())
+
+    def more(self) -> float:
+        """MB that the process holds for itself, and did not before."""
+        return float(psutil.Process().memory_full_info().uss - self._before) / 1e6
+
+
 def memory(storage: Storage) -> list[dict[str, Any]]:
     """MB that each of two trial processes holds for itself, by how many events they learn from."""
     rows = []
@@ -115,11 +136,28 @@ def memory(storage: Storage) -> list[dict[str, Any]]:
         recipe, peaks = made_up(storage, users), Peaks()
         # What a trial works with while it fits and measures counts, too.
         space = {"training.seed": {"int": [1, 1000]}}
-        search(planned(recipe, storage, space, trials=6, algorithm="random", parallel=2), peaks)
+        sweep = planned(recipe, storage, space, trials=6, algorithm="random", parallel=2)
+        held = read_by_two(sweep)
+        search(sweep, peaks)
         events = users * EVENTS
         # An item's number and a time.
-        rows.append({"events": events, "MB of events": events * 12 / 1e6, "unique MB a trial": max(peaks.unique) / 1e6})
+        row = {"events": events, "MB of events": events * 12 / 1e6, "unique MB to read them": held}
+        rows.append(row | {"unique MB a trial": max(peaks.unique) / 1e6})
     return rows
+
+
+def read_by_two(sweep: Sweep) -> float:
+    """MB that each of two processes holds for itself, once both have read what trials learn from."""
+    readers, reference = (
+        [ray.remote(num_cpus=1)(Reader).remote() for _ in range(2)],
+        ray.remote(observe).remote(sweep.job),
+    )
+    # Before both have, a page is in the first one's tables alone, and counts as its own.
+    ray.get([reader.read.remote([reference]) for reader in readers])
+    held = max(ray.get([reader.more.remote() for reader in readers]))
+    for reader in readers:
+        ray.kill(reader)
+    return float(held)
 
 
 def made_up(storage: Storage, users: int) -> Recipe:

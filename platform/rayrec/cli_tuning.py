@@ -45,6 +45,9 @@ def tune(
     ] = None,
     algorithm: Annotated[str | None, typer.Option(help="grid, random, tpe or nsga2.")] = None,
     scheduler: Annotated[str | None, typer.Option(help="none, asha, median, hyperband or pbt.")] = None,
+    confirm: Annotated[
+        int | None, typer.Option(help="Train so many of the best, and the recipe as it is, with new seeds.")
+    ] = None,
     parallel: Annotated[int | None, typer.Option(help="Trials at a time.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of what the algorithm draws.")] = None,
     resume: ResumeOption = True,
@@ -63,7 +66,7 @@ def tune(
     from rayrec.tuning.options import load_search
 
     given: dict[str, Any] = {"trials": trials, "max_time": max_time, "metric": metric, "constraints": constraint}
-    given |= {"algorithm": algorithm, "scheduler": scheduler, "parallel": parallel, "seed": seed}
+    given |= {"algorithm": algorithm, "scheduler": scheduler, "confirm": confirm, "parallel": parallel, "seed": seed}
     check_output(out, "--out", lambda text: text.startswith(HEADER))
     if report is not None:
         check_output(report, "--report", lambda text: GENERATOR in text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from typing import Protocol
@@ -17,9 +18,10 @@ from rayrec.stages import CODE, Watcher
 from rayrec.tracking import RegisteredRelease, TrackedRun, Tracker, tracking_uri, without_passwords
 from rayrec.training.checkpoint import Checkpoints
 from rayrec.training.job import TrainJob
+from rayrec.tuning.confirmation import ConfirmationWatcher, Confirmed, confirm, confirmations
 from rayrec.tuning.follower import Sweep
 from rayrec.tuning.options import Search
-from rayrec.tuning.records import Records, TrialRecord, best_of, front_of, most_epochs
+from rayrec.tuning.records import Records, TrialRecord, front_of, most_epochs, ranked
 from rayrec.tuning.report import sweep_page
 from rayrec.tuning.search import search
 from rayrec.tuning.shares import shares
@@ -30,14 +32,8 @@ _LOG = logging.getLogger(__name__)
 HEADER = "# Written by rayrec tune"
 
 
-class TuneWatcher(Watcher, Protocol):
+class TuneWatcher(Watcher, ConfirmationWatcher, Protocol):
     """Who is told of the stages and of the trials."""
-
-    def known(self, records: list[TrialRecord]) -> None:
-        """See `rayrec.tuning.follower.Watcher`."""
-
-    def trial(self, record: TrialRecord) -> None:
-        """See `rayrec.tuning.follower.Watcher`."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +44,8 @@ class SweepResult:
         recipe: The recipe that was tuned.
         search: What was searched.
         trials: All trials, in order.
-        best: The best of them.
+        best: The best of them: by its mean over new seeds, where some were confirmed.
+        confirmed: What those reached with new seeds, the best mean first.
         best_recipe: The complete recipe that trains it.
         release: The best, registered as the candidate.
         metrics: Of that Release's model, by fold.
@@ -61,6 +58,7 @@ class SweepResult:
     search: Search
     trials: list[TrialRecord]
     best: TrialRecord
+    confirmed: list[Confirmed]
     best_recipe: Recipe
     release: RegisteredRelease
     metrics: Json
@@ -77,7 +75,7 @@ class SweepResult:
     @property
     def yaml(self) -> str:
         """What `best_recipe` is written as."""
-        return best_yaml(self.best_recipe, self.best, self.search)
+        return best_yaml(self.best_recipe, self.best, self.search, self.confirmed)
 
     def to_json(self) -> Json:
         """The object that ``--json`` prints."""
@@ -89,6 +87,7 @@ class SweepResult:
             "trials": [record.to_json() | {"best": record.best if record.curve else None} for record in self.trials],
             "best": self.best.number,
             "default": 0,
+            "confirmed": [confirmed.to_json() for confirmed in self.confirmed],
             "pareto_front": [record.number for record in self.front],
             "epochs": {"trained": sum(len(r.curve) for r in self.trials), "at_most": self.at_most},
             "release": {"name": self.release.name, "version": self.release.version, "digest": self.release.digest},
@@ -129,9 +128,8 @@ def tune(recipe: Recipe, chosen: Search, storage: Storage, watcher: TuneWatcher,
         run.tags({"rayrec.simulated": recipe.simulated})
         tracker.take_up(run, sweep.records.folder)
         trials = search(sweep, watcher)
-        best = best_of(trials, chosen.objectives)
-        if best is None:
-            raise ModelError(_nothing(trials, chosen))
+        confirmed = confirm(sweep, trials, watcher) if chosen.options.confirm else []
+        best = _best(trials, chosen, confirmed)
         if best.state == "stopped":
             _LOG.warning("tune: no trial came to its end in time: the best so far, %d, is trained on", best.number)
         final = _to_be_trained(changed(sweep.job.recipe, best.changes), recipe)
@@ -141,10 +139,11 @@ def tune(recipe: Recipe, chosen: Search, storage: Storage, watcher: TuneWatcher,
             search=chosen,
             trials=trials,
             best=best,
+            confirmed=confirmed,
             best_recipe=final,
             release=release,
             metrics=metrics,
-            page=sweep_page(sweep.job.recipe, chosen, trials, metrics),
+            page=sweep_page(sweep.job.recipe, chosen, trials, best, confirmed, metrics),
             folder=storage.url(sweep.records.folder),
             run_id=run.id,
         )
@@ -162,15 +161,38 @@ def _to_be_trained(trial: Recipe, recipe: Recipe) -> Recipe:
     return trial.model_copy(update={"training": training})
 
 
-def best_yaml(recipe: Recipe, best: TrialRecord, chosen: Search) -> str:
+def _best(trials: list[TrialRecord], chosen: Search, confirmed: list[Confirmed]) -> TrialRecord:
+    """The best trial: by its mean over new seeds, where there is one.
+
+    Raises:
+        ModelError: There is none.
+    """
+    allowed = ranked(trials, chosen.objectives)
+    if not allowed:
+        raise ModelError(_nothing(trials, chosen))
+    if not chosen.options.confirm:
+        return allowed[0]
+    by_number = {trial.number: trial for trial in allowed}
+    winner = next((found.trial for found in confirmed if found.trial in by_number), None)
+    if winner is None:
+        raise ModelError(
+            f"tune: none of the {chosen.options.confirm} best trials could be trained with all new seeds. The "
+            "reasons are in the runs `confirmation N` in MLflow; set confirm to 0 to take the best as it is."
+        )
+    return by_number[winner]
+
+
+def best_yaml(recipe: Recipe, best: TrialRecord, chosen: Search, confirmed: Sequence[Confirmed]) -> str:
     """A complete recipe, with what it is said to reach."""
     metric = chosen.objectives.metric
+    own = next((found for found in confirmed if found.trial == best.number), None)
+    further = f"; {metric} {own.mean:.6f} in the mean of {len(own.seeds)} other seeds" if own else ""
     note = "training it again gives the same"
     if best.copied_from or best.state != "done":
         note = "its trial went on from the weights of others" if best.copied_from else "its trial was stopped there"
     return (
         f"{HEADER}: trial {best.number}, {metric} {best.best:.6f} on validation events after epoch {best.best_epoch}; "
-        f"{note}.\n{to_yaml(recipe)}"
+        f"{note}{further}.\n{to_yaml(recipe)}"
     )
 
 
@@ -214,7 +236,7 @@ def begin(sweep: Sweep, resume: bool) -> None:
     """Store how a sweep is begun, and forget its trials if it is to begin anew."""
     records = sweep.records
     if not resume:
-        for record in records.readable:
+        for record in (*records.readable, *confirmations(sweep).readable):
             Checkpoints(records.storage, record.name).clear()
         records.clear()
     recipe = sweep.job.recipe.model_dump(mode="json", by_alias=True)
@@ -261,6 +283,10 @@ def _log_result(run: TrackedRun, storage: Storage, folder: str, result: SweepRes
     run.metrics({f"default/{name}": value for name, value in default.values.items()})
     run.metrics({"trials": len(result.trials), "epochs": sum(len(trial.curve) for trial in result.trials)})
     run.tags({"rayrec.best": result.best.number, "rayrec.metric": objectives.metric})
+    for found in result.confirmed:
+        if found.trial in {0, result.best.number}:
+            name = "default" if found.trial == 0 else "best"
+            run.metrics({f"{name}/{objectives.metric}/confirmed": found.mean})
     run.text(result.yaml, "best.yaml")
     run.text(result.page, "sweep.html")
     run.json([record.to_json() for record in result.trials], "trials.json")

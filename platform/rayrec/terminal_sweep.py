@@ -59,6 +59,12 @@ class SweepDisplay:
             begun = len(records) - ended
             errors.print(f"  goes on with a sweep of which {ended} trials have ended and {begun} have begun")
 
+    def confirming(self, chosen: Search) -> None:
+        """The trials that follow are of the best ones' settings, with other seeds."""
+        with self._lock:
+            self._search, self._records = chosen, {}
+        errors.print(f"  confirms  {len(chosen.points)} trainings with other seeds")
+
     def trial(self, record: TrialRecord) -> None:
         """A trial has begun, gone on by an epoch, or ended."""
         with self._lock:
@@ -91,13 +97,14 @@ class SweepDisplay:
         running = [record for record in records if record.state == "running"]
         ended = sorted((r for r in records if r.state != "running"), key=lambda r: -r.best)
         rows = [*running, *ended][:ROWS]
+        best = best_of(records, self._search.objectives)
         head = f"{len(ended)} of {self._search.options.trials} trials ended, {len(running)} running"
-        return Group(trials_table(rows, records, self._search), head)
+        return Group(trials_table(rows, best, self._search), head)
 
 
-def trials_table(rows: list[TrialRecord], records: list[TrialRecord], chosen: Search) -> Table:
+def trials_table(rows: list[TrialRecord], best: TrialRecord | None, chosen: Search) -> Table:
     """A row a trial; the best is bold."""
-    objectives, best = chosen.objectives, best_of(records, chosen.objectives)
+    objectives = chosen.objectives
     table = Table(title="trials", title_justify="left")
     for column in ("trial", "state", *objectives.wanted, "epochs", "seconds"):
         table.add_column(column, justify="left" if column == "state" else "right")
@@ -118,7 +125,9 @@ def trials_table(rows: list[TrialRecord], records: list[TrialRecord], chosen: Se
 def show_sweep(result: SweepResult, out: Path) -> None:
     """The closing table, and where to look."""
     console: Console = stdout_console()
-    console.print(trials_table(sorted(result.trials, key=lambda r: (-r.best, r.number)), result.trials, result.search))
+    console.print(trials_table(sorted(result.trials, key=lambda r: (-r.best, r.number)), result.best, result.search))
+    if result.confirmed:
+        console.print(_confirmed_table(result))
     if result.front:
         limited = " (of those that meet the constraints)" if result.search.objectives.constraints else ""
         console.print(f"Pareto front{limited}: {', '.join(f'trial {record.number}' for record in result.front)}")
@@ -135,6 +144,18 @@ def show_sweep(result: SweepResult, out: Path) -> None:
     console.print(f"Release   {result.release.name}/{result.release.version}  the candidate")
     console.print(f"Report    {result.folder}/sweep.html", soft_wrap=True)
     console.print(f"Train it  rayrec run {out}")
+
+
+def _confirmed_table(result: SweepResult) -> Table:
+    """What new seeds say of the best trials and of the recipe as it is."""
+    table = Table(title=f"{result.search.objectives.metric} with other seeds", title_justify="left")
+    for column in ("trial", *(f"seed {seed}" for seed in result.confirmed[0].seeds), "mean", "deviation"):
+        table.add_column(column, justify="right")
+    for found in result.confirmed:
+        cells = [f"{value:.4f}" for value in (*found.values, found.mean, found.spread)]
+        name = f"{found.trial}{' (as it is)' if found.trial == 0 else ''}"
+        table.add_row(name, *cells, style="bold" if found.trial == result.best.number else "")
+    return table
 
 
 def _value(value: object) -> str:

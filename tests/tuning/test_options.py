@@ -59,6 +59,8 @@ def test_the_command_line_overrides_the_file(tmp_path: Path) -> None:
         ),
         ({"scheduler": "pbt", "space": RATES}, "which this space does not reach"),
         ({"scheduler": "pbt", "constraints": "size_mb <= 5", "space": RATES}, "leave constraints out"),
+        ({"scheduler": "pbt", "confirm": 2, "space": RATES}, "set confirm to 0"),
+        ({"confirm": 2, "space": {"training.seed": {"int": [1, 9]}}}, "training.seed is searched"),
         ({"metric": "ndgc@10", "space": RATES}, "Did you mean 'ndcg@10'?"),
         ({"constraints": "p95_ms < 5", "space": RATES}, "write it like"),
     ],

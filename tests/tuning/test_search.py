@@ -196,7 +196,7 @@ def test_values_of_a_population_stay_within_bounds_and_its_sweep_can_be_gone_on_
     assert any(record.copied_from for record in records)
     assert all(0.009 <= record.changes["training.learning_rate"] <= 0.011 for record in records)
     assert search(sweep, Seen()) == records
-    page = sweep_page(sweep.job.recipe, sweep.search, records, {})
+    page = sweep_page(sweep.job.recipe, sweep.search, records, records[0], [], {})
     assert "<h2>Parallel coordinates</h2>" in page
 
 

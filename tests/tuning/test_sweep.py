@@ -38,6 +38,9 @@ class Watching(Silent):
     def trial(self, record: TrialRecord) -> None:
         pass
 
+    def confirming(self, chosen: Search) -> None:
+        pass
+
 
 def sweep(
     log: Path, storage: Storage, constraints: tuple[str, ...] = (), trials: int = 5, **sections: Any

@@ -19,7 +19,7 @@ from rayrec.tracking import TrackedRun, Tracker
 from rayrec.training.checkpoint import Checkpoints
 from rayrec.training.job import TrainJob
 from rayrec.tuning.options import Search
-from rayrec.tuning.records import Records, TrialRecord, best_of
+from rayrec.tuning.records import Records, TrialRecord, ranked
 from rayrec.tuning.searcher import outcome
 from rayrec.tuning.trial import Suggested
 
@@ -55,6 +55,7 @@ class Sweep:
         name_of: The name of a recipe's training: equal trainings have equal names.
         resources: What a trial takes: ``CPU`` and ``GPU``.
         parallel: Trials at a time.
+        kind: What the MLflow runs of trials are called.
     """
 
     job: TrainJob
@@ -65,6 +66,7 @@ class Sweep:
     name_of: Callable[[Recipe], str]
     resources: Mapping[str, float]
     parallel: int
+    kind: str = "trial"
 
     @property
     def threads(self) -> int:
@@ -83,13 +85,13 @@ class Follower(tune.Callback):
     def __init__(self, sweep: Sweep, watcher: Watcher) -> None:
         self._sweep, self._watcher = sweep, watcher
         self._records = {record.number: record for record in sweep.records.read()}
-        self._best = best_of(list(self._records.values()), sweep.search.objectives)
+        self._kept = self._needed
         self._runs: dict[int, TrackedRun] = {}
         self._numbers: dict[str, int] = {}
         self._trials: dict[int, Trial] = {}
         # What an earlier session had no time to remove.
-        ended = (record for record in self._records.values() if record.state != "running" and record is not self._best)
-        self._stale: dict[str, float] = {record.name: -math.inf for record in ended}
+        ended = {record.name for record in self._records.values() if record.state != "running"}
+        self._stale: dict[str, float] = dict.fromkeys(ended - self._kept, -math.inf)
         self._losses: Counter[int] = Counter()
         self._failed: list[str] = []
         self.lost: list[int] = []
@@ -102,7 +104,7 @@ class Follower(tune.Callback):
         if trial.trial_id in self._numbers:
             return
         self._numbers[trial.trial_id], self._trials[suggested.number] = suggested.number, trial
-        run = self._sweep.tracker.begin(f"trial {suggested.number}", self._sweep.run)
+        run = self._sweep.tracker.begin(f"{self._sweep.kind} {suggested.number}", self._sweep.run)
         run.params(suggested.changes)
         run.tags({"rayrec.trial": suggested.number, "rayrec.name": suggested.name})
         self._runs[suggested.number] = run
@@ -210,13 +212,19 @@ class Follower(tune.Callback):
         self._sweep.records.write(record)
         self._watcher.trial(record)
 
+    @property
+    def _needed(self) -> set[str]:
+        """Names of the trials that may be the best in the end, whose model is then made without training again."""
+        chosen, known = self._sweep.search, self._records.values()
+        few = ranked(known, chosen.objectives)[: max(1, chosen.options.confirm)]
+        default = [record for record in known if record.number == 0 and chosen.options.confirm]
+        return {record.name for record in (*few, *default)}
+
     def _drop_checkpoints(self, ended: TrialRecord) -> None:
-        """Keep those of the best trial, from which its model is made without training again."""
-        best = best_of(list(self._records.values()), self._sweep.search.objectives)
-        for record in (self._best or ended, ended):
-            if record is not best:
-                self._stale[record.name] = time.monotonic()
-        self._best = best
+        """Keep those that may be needed yet."""
+        needed = self._needed
+        self._stale |= dict.fromkeys((self._kept | {ended.name}) - needed, time.monotonic())
+        self._kept = needed
         self._clear(SETTLED_SECONDS)
 
     def _clear(self, settled: float) -> None:

@@ -17,8 +17,9 @@ from rayrec.recipe import Recipe
 from rayrec.recipe_data import Section
 from rayrec.recipe_files import described, is_file, nearest, read_yaml
 from rayrec.tuning.objectives import Objectives, parse_objectives
-from rayrec.tuning.space import Space, as_it_is, check_against, parse_space
+from rayrec.tuning.space import Changes, Space, as_it_is, check_against, parse_space
 
+SEED = "training.seed"
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -60,6 +61,10 @@ class Options(Section):
     parallel: int | None = Field(None, ge=1, description="Trials at a time; by default one a CPU, or a GPU.")
     gpus: float | None = Field(None, ge=0, description="GPUs a trial, such as 0.5; by default its share.")
     seed: int = Field(0, ge=0, lt=1 << 32, description="Of what the algorithm draws.")
+    confirm: int = Field(
+        0, ge=0, le=1000, description="So many of the best trials, and the recipe as it is, are trained with new seeds."
+    )
+    confirm_seeds: int = Field(3, ge=1, le=1000, description="New seeds of each; the best mean wins.")
     max_failed: float = Field(0.3, ge=0, le=1, description="Share of the trials that may fail before the sweep does.")
 
     @field_validator("*", mode="before")
@@ -76,6 +81,8 @@ class Options(Section):
             raise ValueError(f"pbt draws its own values: set algorithm to random or tpe, not {self.algorithm}")
         if self.scheduler == "pbt" and self.constraints:
             raise ValueError("pbt ends in a schedule, of which no recipe is to be measured: leave constraints out")
+        if self.scheduler == "pbt" and self.confirm:
+            raise ValueError("pbt ends in a schedule, which no other seed goes through: set confirm to 0")
         if len(self.metric) > 1 and self.scheduler != "none":
             many = len(self.metric)
             raise ValueError(f"scheduler {self.scheduler} knows one metric, not {many}: use none (--scheduler none)")
@@ -90,11 +97,13 @@ class Search:
         space: The parameters.
         options: How.
         objectives: For what.
+        points: The trials, if they are known beforehand.
     """
 
     space: Space
     options: Options
     objectives: Objectives
+    points: tuple[Changes, ...] = ()
 
 
 def load_search(reference: str, given: Mapping[str, Any], recipe: Recipe) -> Search:
@@ -120,6 +129,8 @@ def load_search(reference: str, given: Mapping[str, Any], recipe: Recipe) -> Sea
     check_against(space, recipe, where)
     if options.algorithm == "grid":
         space.grid()
+    if options.confirm and SEED in space.keys:
+        raise RecipeError(f"{where}: {SEED} is searched: what is confirmed with other seeds must not be one itself.")
     if options.scheduler in {"pbt", "hyperband"} and recipe.training.workers:
         raise RecipeError(
             f"{where}: {options.scheduler} pauses trials, which trainings with workers of their own cannot do. Set "

@@ -170,15 +170,21 @@ def _epochs_of(recipe: Recipe, changes: Changes) -> int:
     return int(changes.get("training.epochs", recipe.training.epochs))
 
 
-def best_of(records: list[TrialRecord], objectives: Objectives) -> TrialRecord | None:
-    """The best trial that meets the constraints: of those trained to their end, where there are any.
+def ranked(records: Iterable[TrialRecord], objectives: Objectives) -> list[TrialRecord]:
+    """The trials that meet the constraints, best first: those trained to their end, where there are any.
 
     One that was stopped early could not be had again from its recipe, which would train on.
     """
-    allowed = [record for record in records if record.state == "done" and objectives.allows(record.values)]
+    everything = list(records)
+    allowed = [record for record in everything if record.state == "done" and objectives.allows(record.values)]
     if not allowed and not objectives.constraints:
-        allowed = [record for record in records if record.state == "stopped" and record.curve]
-    return max(allowed, key=lambda record: (record.best, -record.number), default=None)
+        allowed = [record for record in everything if record.state == "stopped" and record.curve]
+    return sorted(allowed, key=lambda record: (-record.best, record.number))
+
+
+def best_of(records: Iterable[TrialRecord], objectives: Objectives) -> TrialRecord | None:
+    """The first of `ranked`."""
+    return next(iter(ranked(records, objectives)), None)
 
 
 def state_of(record: TrialRecord, objectives: Objectives) -> str:

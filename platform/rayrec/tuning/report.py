@@ -10,8 +10,9 @@ from rayrec.artifacts import Json
 from rayrec.data.page import document, percent, section, table
 from rayrec.recipe import Recipe
 from rayrec.tuning.charts import Axis, Line, Point, parallel, scatter
+from rayrec.tuning.confirmation import Confirmed
 from rayrec.tuning.options import Search
-from rayrec.tuning.records import TrialRecord, best_of, front_of, most_epochs, state_of
+from rayrec.tuning.records import TrialRecord, front_of, most_epochs, state_of
 from rayrec.tuning.sampling import importances
 from rayrec.tuning.space import Parameter
 
@@ -19,20 +20,28 @@ SHOWN = 200
 """Trials of the table."""
 
 
-def sweep_page(recipe: Recipe, chosen: Search, trials: Sequence[TrialRecord], metrics: Json) -> str:
+def sweep_page(
+    recipe: Recipe,
+    chosen: Search,
+    trials: Sequence[TrialRecord],
+    best: TrialRecord,
+    confirmed: Sequence[Confirmed],
+    metrics: Json,
+) -> str:
     """The page.
 
     Args:
         recipe: What was tuned.
         chosen: What was searched.
         trials: All of them.
+        best: The best of them.
+        confirmed: What the best ones reached with new seeds.
         metrics: Of the best one's model, by fold.
     """
-    objectives = chosen.objectives
     measured = [trial for trial in trials if trial.curve]
-    best = best_of(list(trials), objectives)
     sections = [
         _against_default(trials, best, chosen, metrics),
+        _confirmed(confirmed, best, chosen),
         _history(measured, chosen),
         *_importance(measured, chosen),
         *_front(trials, chosen),
@@ -59,11 +68,11 @@ def _header(recipe: Recipe, chosen: Search, title: str) -> str:
     return f'<header><h1>{escape(title)}{mark}</h1><p class="muted">{how} · seed {options.seed}</p></header>'
 
 
-def _tiles(recipe: Recipe, trials: Sequence[TrialRecord], best: TrialRecord | None) -> str:
+def _tiles(recipe: Recipe, trials: Sequence[TrialRecord], best: TrialRecord) -> str:
     epochs, most = sum(len(trial.curve) for trial in trials), most_epochs(recipe, trials)
     states = [(state, sum(trial.state == state for trial in trials)) for state in ("done", "stopped", "failed")]
     tiles = [
-        ("Best", f"{best.best:.4f}" if best else "none", f"trial {best.number}" if best else ""),
+        ("Best", f"{best.best:.4f}", f"trial {best.number}"),
         ("The recipe as it is", f"{trials[0].best:.4f}" if trials and trials[0].curve else "none", "trial 0"),
         ("Trials", f"{len(trials):,}", ", ".join(f"{count} {state}" for state, count in states if count)),
         ("Budget saved", f"{1 - epochs / max(1, most):.0%}", f"{epochs:,} of at most {most:,} epochs"),
@@ -73,9 +82,7 @@ def _tiles(recipe: Recipe, trials: Sequence[TrialRecord], best: TrialRecord | No
     return f'<dl class="tiles">{"".join(cells)}</dl>'
 
 
-def _against_default(trials: Sequence[TrialRecord], best: TrialRecord | None, chosen: Search, metrics: Json) -> str:
-    if best is None or not trials:
-        return ""
+def _against_default(trials: Sequence[TrialRecord], best: TrialRecord, chosen: Search, metrics: Json) -> str:
     default = trials[0]
     names = [*chosen.space.keys, *chosen.objectives.wanted, "epochs", "seconds"]
 
@@ -92,6 +99,26 @@ def _against_default(trials: Sequence[TrialRecord], best: TrialRecord | None, ch
     note = f'<p class="note">The best, measured once more when the sweep was over: {tested}.</p>' if tested else ""
     head = ["", "The recipe as it is", f"Best: trial {best.number}"]
     return section("Best against the recipe as it is", table(head, rows) + note)
+
+
+def _confirmed(confirmed: Sequence[Confirmed], best: TrialRecord, chosen: Search) -> str:
+    """What new seeds say."""
+    if not confirmed:
+        return ""
+    head = ["Trial", *(f"Seed {seed}" for seed in confirmed[0].seeds), "Mean", "Standard deviation"]
+    rows = [
+        _row(
+            f"{found.trial}{' (the recipe as it is)' if found.trial == 0 else ''}"
+            f"{' (best)' if found.trial == best.number else ''}",
+            [f"{value:.4f}" for value in (*found.values, found.mean, found.spread)],
+        )
+        for found in confirmed
+    ]
+    note = (
+        f'<p class="note">{escape(chosen.objectives.metric)} of validation events. A trial that was chosen for being '
+        "high is lucky, too: with other seeds it is not, and the best mean wins.</p>"
+    )
+    return section("With other seeds", table(head, rows) + note)
 
 
 def _history(measured: Sequence[TrialRecord], chosen: Search) -> str:
@@ -198,7 +225,7 @@ def _failures(trials: Sequence[TrialRecord]) -> str:
     return section("Failed", table(["Trial", "Why"], rows), wide=True) if rows else ""
 
 
-def _table(measured: Sequence[TrialRecord], best: TrialRecord | None, chosen: Search) -> str:
+def _table(measured: Sequence[TrialRecord], best: TrialRecord, chosen: Search) -> str:
     wanted, keys = chosen.objectives.wanted, chosen.space.keys
     ordered = sorted(measured, key=lambda trial: (-trial.best, trial.number))
     rows = []

@@ -44,13 +44,17 @@ class Sampler:
             al., https://doi.org/10.1109/4235.996017).
         seed: Of what is drawn.
         objectives: What for.
+        points: What is tried if it is known beforehand, instead of what the algorithm chooses.
     """
 
-    def __init__(self, space: Space, algorithm: str, seed: int, objectives: Objectives) -> None:
+    def __init__(
+        self, space: Space, algorithm: str, seed: int, objectives: Objectives, points: Sequence[Changes] = ()
+    ) -> None:
         self._space, self._objectives = space, objectives
         self._make = _samplers(algorithm)
         self._seed = seed
-        self._combinations: Iterator[Changes] | None = space.grid() if algorithm == "grid" else None
+        grid = space.grid() if algorithm == "grid" and not points else None
+        self._combinations: Iterator[Changes] | None = iter(points) if points else grid
         self._study = optuna.create_study(directions=objectives.directions, sampler=self._make(seed))
 
     @property

@@ -81,8 +81,8 @@ def search(sweep: Sweep, watcher: Watcher) -> list[TrialRecord]:
 def _searcher(sweep: Sweep, known: list[TrialRecord]) -> Trials:
     chosen, recipe = sweep.search, sweep.job.recipe
     options, space, objectives = chosen.options, chosen.space, chosen.objectives
-    sampler = Sampler(space, options.algorithm, options.seed, objectives)
-    default = as_it_is(space, recipe)
+    sampler = Sampler(space, options.algorithm, options.seed, objectives, chosen.points)
+    default = chosen.points[0] if chosen.points else as_it_is(space, recipe)
 
     def recipe_of(changes: Changes) -> Recipe:
         return changed(recipe, changes)

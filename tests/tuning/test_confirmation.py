@@ -1,0 +1,99 @@
+"""The best trials and the recipe as it is once more, with other seeds: the best mean wins."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tests.recipes import recipe_values, write_log
+from tests.watching import Silent
+
+from rayrec.artifacts import Storage
+from rayrec.data.prepare import prepare
+from rayrec.recipe import Recipe
+from rayrec.recipe_files import parse_recipe
+from rayrec.sweep import SweepResult, tune
+from rayrec.training.checkpoint import Checkpoints
+from rayrec.training.job import TrainJob
+from rayrec.training.local import LocalTraining, observe
+from rayrec.tuning.confirmation import FOLDER, Confirmed
+from rayrec.tuning.objectives import parse_objectives
+from rayrec.tuning.options import Options, Search
+from rayrec.tuning.records import Records, TrialRecord
+from rayrec.tuning.space import changed, parse_space
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+SPACE = {"training.learning_rate": {"log_uniform": [0.001, 0.05]}}
+
+
+class Seen(Silent):
+    """Remembers which further trainings there were."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.confirmed: set[int] | None = None
+
+    def known(self, records: list[TrialRecord]) -> None:
+        pass
+
+    def confirming(self, chosen: Search) -> None:
+        self.confirmed = set()
+
+    def trial(self, record: TrialRecord) -> None:
+        if self.confirmed is not None:
+            self.confirmed.add(record.number)
+
+
+def swept(recipe: Recipe, storage: Storage, watcher: Seen, confirm: int) -> SweepResult:
+    options = Options(trials=3, parallel=2, algorithm="random", confirm=confirm, confirm_seeds=2)
+    chosen = Search(parse_space(SPACE, "space"), options, parse_objectives(["ndcg@10"], ()))
+    return tune(recipe, chosen, storage, watcher)
+
+
+def reached(recipe: Recipe, storage: Storage, seed: int) -> float:
+    """The best metric of a training, found without a sweep."""
+    prepared = prepare(recipe, storage)
+    seeded = changed(recipe, {"training.seed": seed})
+    version = prepared.dataset.name, prepared.dataset.number
+    training = LocalTraining(seeded, observe(TrainJob(seeded, version, prepared.view, storage, recipe.name)), 1, None)
+    while not training.over:
+        training.epoch()
+    return max(entry["ndcg@10"] for entry in training.history)
+
+
+def test_the_best_mean_over_new_seeds_wins_and_nothing_is_trained_twice(storage: Storage, tmp_path: Path) -> None:
+    recipe = parse_recipe(recipe_values(write_log(tmp_path)))
+    first, seen = swept(recipe, storage, Seen(), 0), Seen()
+    assert first.confirmed == []
+    result = swept(recipe, storage, seen, 1)
+    assert result.trials == first.trials
+    assert {found.trial for found in result.confirmed} == {0, first.best.number}
+    assert result.best.number == max(result.confirmed, key=lambda found: found.mean).trial
+    own = recipe.training.seed
+    for found in result.confirmed:
+        trial = changed(result.recipe, result.trials[found.trial].changes)
+        assert found.seeds == (own + 1, own + 2)
+        assert found.values == tuple(reached(trial, storage, seed) for seed in found.seeds)
+    assert f"{result.confirmed[0].mean:.4f}" in result.page
+    assert "<h2>With other seeds</h2>" in result.page
+    assert f"ndcg@10 {result.confirmed[0].mean:.6f} in the mean of 2 other seeds" in result.yaml
+    assert result.best_recipe.training.seed == own
+
+    records = Records(storage, f"{result.folder.removeprefix(storage.uri).strip('/')}/{FOLDER}")
+    ended = records.read()
+    assert [len(Checkpoints(storage, record.name).history()) for record in ended] == [0] * len(ended)
+    # As if the driver had been killed amid the last one.
+    records.write(replace(ended[-1], state="running", curve=(), values={}))
+    again = Seen()
+    assert swept(recipe, storage, again, 1).confirmed == result.confirmed
+    assert again.confirmed == {ended[-1].number}
+
+
+def test_means_and_deviations_are_those_of_the_new_seeds() -> None:
+    found = Confirmed(3, (1, 2, 3), (0.1, 0.2, 0.6))
+    assert found.mean == pytest.approx(0.3)
+    assert found.spread == pytest.approx(statistics.stdev([0.1, 0.2, 0.6]))
+    assert Confirmed(3, (1,), (0.1,)).spread == 0
