@@ -6,7 +6,6 @@ import dataclasses
 import difflib
 import inspect
 import re
-import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -22,16 +21,12 @@ from rayrec.errors import RecipeError
 from rayrec.models.objective import Objective
 from rayrec.models.registry import MODELS, model_class
 from rayrec.recipe import ModelChoice, Recipe, Training
+from rayrec.yaml_files import is_file, parse_yaml, read_text
 
 PACKAGED = files("rayrec") / "recipes"
 DEFAULT_MODEL = "sasrec"
 UNKNOWN_KEY = {"extra_forbidden", "unexpected_keyword_argument"}
 MISSING_KEY = {"missing", "missing_argument"}
-MERGE = "tag:yaml.org,2002:merge"
-VALUES_MOST = 1_000_000
-"""Of a YAML file."""
-_BRIEF = reprlib.Repr()
-_BRIEF.maxlevel, _BRIEF.maxstring, _BRIEF.maxother = 3, 100, 100
 
 
 def packaged_recipes() -> dict[str, str]:
@@ -121,7 +116,7 @@ def to_yaml(recipe: Recipe) -> str:
 def _read(reference: str) -> tuple[dict[str, Any], Path | None]:
     path = Path(reference)
     if is_file(path, f"recipe {reference[:200]}"):
-        return _parsed(_text(path, f"recipe {reference[:200]}"), reference), path.absolute().parent
+        return _parsed(read_text(path, f"recipe {reference[:200]}"), reference), path.absolute().parent
     if path.suffix in {".yaml", ".yml"}:
         raise RecipeError(f"recipe {reference}: there is no such file. Packaged recipes: {_known()}.")
     if reference not in packaged_recipes():
@@ -138,87 +133,11 @@ def _known() -> str:
     return ", ".join(packaged_recipes())
 
 
-def read_yaml(path: Path, where: str) -> dict[str, Any]:
-    """The keys of a YAML file.
-
-    Raises:
-        RecipeError: It cannot be read, or holds no keys.
-    """
-    raw = _yaml(_text(path, where), f"{where}: this")
-    if not isinstance(raw, dict):
-        raise RecipeError(f"{where}: expected keys with values, found {type(raw).__name__}.")
-    return raw
-
-
-def is_file(path: Path, what: str) -> bool:
-    """Whether there is a file.
-
-    Raises:
-        RecipeError: Its name is none that the system takes.
-    """
-    try:
-        return path.is_file()
-    except OSError as error:
-        raise RecipeError(f"{what}: cannot be read: {error.strerror}.") from error
-
-
-def _text(path: Path, where: str) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeError) as error:
-        raise RecipeError(f"{where}: cannot be read as UTF-8 text: {error}") from error
-
-
 def _parsed(text: str, where: str) -> dict[str, Any]:
-    raw = _yaml(text, f"recipe {where}: this")
+    raw = parse_yaml(text, f"recipe {where}: this")
     if not isinstance(raw, dict):
         raise RecipeError(f"recipe {where}: expected sections such as `name:` and `data:`, found {type(raw).__name__}.")
     return raw
-
-
-class _Loader(yaml.SafeLoader):
-    """Refuses a key that stands twice, of which YAML's own takes the last without a word."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Called for every mapping of the text."""
-        keys: set[str] = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.tag != MERGE:
-                if key.value in keys:
-                    raise yaml.constructor.ConstructorError(None, None, f"'{key.value}' stands twice", key.start_mark)
-                keys.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
-def _yaml(text: str, what: str) -> Any:
-    try:
-        value = _Loader(text).get_single_data()
-        _require_few(value)
-    except (yaml.YAMLError, ValueError, AttributeError, RecursionError) as error:
-        # Dates, numbers and nesting that YAML allows and Python does not raise what they like.
-        raise RecipeError(f"{what} is not YAML that can be read: {' '.join(str(error).split())[:500]}") from error
-    return value
-
-
-def _require_few(value: Any) -> None:
-    """Refuse what aliases of aliases make of a short text: whoever looked at all of it would never end.
-
-    Raises:
-        ValueError: There are too many values.
-    """
-    left, count = [value], 0
-    while left:
-        node = left.pop()
-        inside = list(node.values()) if isinstance(node, dict) else node if isinstance(node, list) else []
-        left += inside
-        count += 1 + len(inside)
-        if count > VALUES_MOST:
-            raise ValueError(f"it holds more than {VALUES_MOST:,} values")
-
-
-def brief(value: Any) -> str:
-    """A value as a message shows it, whatever it is."""
-    return _BRIEF.repr(value)[:200]
 
 
 def _with_simulated_data(raw: dict[str, Any]) -> dict[str, Any]:
@@ -236,7 +155,7 @@ def _set(raw: dict[str, Any], override: str) -> None:
     path, equals, text = override.partition("=")
     if not equals or not path:
         raise RecipeError(f"--set {override}: write it as section.key=value, such as training.epochs=5.")
-    value = _yaml(text, f"--set {override[:200]}: the value")
+    value = parse_yaml(text, f"--set {override[:200]}: the value")
     *parents, last = path.split(".")
     model = raw.get("model") or {}
     if path == "model.name" and isinstance(model, dict) and model.get("name", DEFAULT_MODEL) != value:

@@ -15,9 +15,10 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from rayrec.errors import RecipeError
 from rayrec.recipe import Recipe
 from rayrec.recipe_data import Section
-from rayrec.recipe_files import described, is_file, nearest, read_yaml
+from rayrec.recipe_files import described, nearest
 from rayrec.tuning.objectives import Objectives, parse_objectives
 from rayrec.tuning.space import Changes, Space, as_it_is, check_against, parse_space
+from rayrec.yaml_files import is_file, read_yaml
 
 SEED = "training.seed"
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}

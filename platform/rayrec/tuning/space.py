@@ -12,7 +12,8 @@ from optuna.trial import BaseTrial
 
 from rayrec.errors import RecipeError
 from rayrec.recipe import Recipe, Training
-from rayrec.recipe_files import brief, nearest, parse_recipe
+from rayrec.recipe_files import nearest, parse_recipe
+from rayrec.yaml_files import brief
 
 Changes = dict[str, Any]
 """Keys of a recipe and the values that they take in a trial, such as ``{"training.batch_size": 64}``."""
