@@ -19,6 +19,7 @@ import tempfile
 import time
 from contextlib import suppress
 from dataclasses import replace
+from importlib import import_module
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,8 @@ class Reader:
     """A process that reads what trials learn from."""
 
     def __init__(self) -> None:
+        # What they read is made of classes whose modules hold memory, too.
+        import_module("rayrec.training.local")
         self._before = psutil.Process().memory_full_info().uss
         self._observed: Observed | None = None
 
@@ -148,10 +151,9 @@ def memory(storage: Storage) -> list[dict[str, Any]]:
 
 def read_by_two(sweep: Sweep) -> float:
     """MB that each of two processes holds for itself, once both have read what trials learn from."""
-    readers, reference = (
-        [ray.remote(num_cpus=1)(Reader).remote() for _ in range(2)],
-        ray.remote(observe).remote(sweep.job),
-    )
+    reference = ray.remote(observe).remote(sweep.job)
+    # Without a CPU of their own: one must be left for what they read.
+    readers = [ray.remote(num_cpus=0)(Reader).remote() for _ in range(2)]
     # Before both have, a page is in the first one's tables alone, and counts as its own.
     ray.get([reader.read.remote([reference]) for reader in readers])
     held = max(ray.get([reader.more.remote() for reader in readers]))
