@@ -56,7 +56,10 @@ GRID: dict[str, list[Any]] = {
 }
 EVENTS = 100
 """Of each user of a made-up log."""
-TABULATED = ("model.dim=32", "model.blocks=1", "model.max_length=30", "training.epochs=4", "training.threads=1")
+TABULATED = (
+    *("model.dim=32", "model.blocks=1", "model.max_length=30"),
+    *("training.epochs=4", "training.averaging=0", "training.threads=1"),
+)
 
 
 class Nobody:
@@ -184,7 +187,10 @@ def asha(storage: Storage, trials: int) -> list[dict[str, Any]]:
         "model.dropout": {"uniform": [0.0, 0.7]},
         "model.dim": {"choice": [16, 32, 64]},
     }
-    budget = ["training.epochs=36", "training.patience=36", "training.decay=linear", "training.batch_size=64"]
+    budget = [
+        *("training.epochs=36", "training.patience=36", "training.decay=linear"),
+        *("training.batch_size=64", "training.averaging=0"),
+    ]
     for scheduler in ("none", "asha"):
         options = {"trials": trials, "algorithm": "random", "scheduler": scheduler, "grace_epochs": 4, "parallel": 2}
         sweep = planned(load_recipe("movielens-100k", budget), storage, space, **options)

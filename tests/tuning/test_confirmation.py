@@ -47,8 +47,8 @@ class Seen(Silent):
             self.confirmed.add(record.number)
 
 
-def swept(recipe: Recipe, storage: Storage, watcher: Seen, confirm: int) -> SweepResult:
-    options = Options(trials=3, parallel=2, algorithm="random", confirm=confirm, confirm_seeds=2)
+def swept(recipe: Recipe, storage: Storage, watcher: Seen) -> SweepResult:
+    options = Options(trials=3, parallel=2, algorithm="random", confirm=1, confirm_seeds=2)
     chosen = Search(parse_space(SPACE, "space"), options, parse_objectives(["ndcg@10"], ()))
     return tune(recipe, chosen, storage, watcher)
 
@@ -66,11 +66,9 @@ def reached(recipe: Recipe, storage: Storage, seed: int) -> float:
 
 def test_the_best_mean_over_new_seeds_wins_and_nothing_is_trained_twice(storage: Storage, tmp_path: Path) -> None:
     recipe = parse_recipe(recipe_values(write_log(tmp_path)))
-    first, seen = swept(recipe, storage, Seen(), 0), Seen()
-    assert first.confirmed == []
-    result = swept(recipe, storage, seen, 1)
-    assert result.trials == first.trials
-    assert {found.trial for found in result.confirmed} == {0, first.best.number}
+    result = swept(recipe, storage, Seen())
+    luckiest = max(result.trials, key=lambda trial: (trial.best, -trial.number))
+    assert {found.trial for found in result.confirmed} == {0, luckiest.number}
     assert result.best.number == max(result.confirmed, key=lambda found: found.mean).trial
     own = recipe.training.seed
     for found in result.confirmed:
@@ -88,7 +86,7 @@ def test_the_best_mean_over_new_seeds_wins_and_nothing_is_trained_twice(storage:
     # As if the driver had been killed amid the last one.
     records.write(replace(ended[-1], state="running", curve=(), values={}))
     again = Seen()
-    assert swept(recipe, storage, again, 1).confirmed == result.confirmed
+    assert swept(recipe, storage, again).confirmed == result.confirmed
     assert again.confirmed == {ended[-1].number}
 
 
