@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 from rayrec import __version__
 from rayrec.cli_data import data_app, init
 from rayrec.cli_evaluation import compare, cross_validate
+from rayrec.cli_recommend import recommend
 from rayrec.cli_shared import (
     AppendOption,
     DataOption,
@@ -71,6 +72,7 @@ app.command()(init)
 app.command()(compare)
 app.command()(cross_validate)
 app.command()(tune)
+app.command()(recommend)
 
 # ---- the pipeline
 

@@ -6,10 +6,12 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from rayrec.artifacts import Json
 from rayrec.cross_validation import CrossValidation
@@ -19,6 +21,10 @@ from rayrec.metrics.ranking import parse_metric
 from rayrec.pipeline import RunResult
 from rayrec.recipe import Recipe
 from rayrec.stages import Metrics, StageOutcome
+
+if TYPE_CHECKING:
+    from rayrec.serving.engine import Answer
+    from rayrec.tracking import RegisteredRelease
 
 SHOWN = ("hr", "recall", "ndcg", "mrr", "coverage", "popularity_bias")
 
@@ -198,6 +204,20 @@ def _table(title: str, columns: Sequence[str]) -> Table:
     for place, column in enumerate(columns):
         table.add_column(column, justify="right" if place else "left")
     return table
+
+
+def show_answer(release: RegisteredRelease, user: str, known: bool, answer: Answer) -> None:
+    """What a user is recommended."""
+    whom = user if known else f"{user}, of whom nothing is known"
+    title = Text(f"{release.name}/{release.version} for {whom} (source: {answer.source})")
+    table = Table(title=title, title_justify="left")
+    for column in ("item", "title", "categories"):
+        table.add_column(column, overflow="fold")
+    table.add_column("score", justify="right")
+    for scored in answer.items:
+        item = scored.item
+        table.add_row(*map(Text, (item.item, item.title or "", ", ".join(item.categories))), f"{scored.score:.4f}")
+    stdout_console().print(table)
 
 
 def show_inventory(found: Json) -> None:

@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 
 from rayrec import __version__
 from rayrec.serving.batching import OverloadedError
-from rayrec.serving.engine import Answer, Engine, ScoredItem, UnknownItemError
+from rayrec.serving.engine import Answer, Engine, UnknownItemError
 from rayrec.serving.engine import Query as EngineQuery
 from rayrec.serving.features import FeatureError, Said
 from rayrec.serving.schemas import (
@@ -95,7 +95,7 @@ def _add_recommendations(app: FastAPI, backend: Backend) -> None:
         said = _values("context", context)
         query = engine.user_query(user, n, offset, said)
         answer = await backend.answer(engine, query or engine.session_query([], n, offset, context=said))
-        return _reply(request, engine, user=user, known=query is not None, **_recommended(answer))
+        return _reply(request, engine, user=user, known=query is not None, **answer.to_json())
 
     @app.post("/v1/session/recommend", response_model=Recommendations, tags=["recommend"])
     async def session(request: Request, body: Session) -> Response:
@@ -103,7 +103,7 @@ def _add_recommendations(app: FastAPI, backend: Backend) -> None:
         engine = _live(backend)
         query = engine.session_query(body.items, body.n, body.offset, body.times, body.user, body.context)
         answer = await backend.answer(engine, query)
-        return _reply(request, engine, **_recommended(answer))
+        return _reply(request, engine, **answer.to_json())
 
 
 def _add_items(app: FastAPI, backend: Backend) -> None:
@@ -111,7 +111,7 @@ def _add_items(app: FastAPI, backend: Backend) -> None:
     async def similar(request: Request, item: str, n: Count = 10) -> Response:
         """Items like this one."""
         engine = _live(backend)
-        return _reply(request, engine, item=item, **_recommended(engine.similar(item, n)))
+        return _reply(request, engine, item=item, **engine.similar(item, n).to_json())
 
     @app.get("/v1/items/{item:path}", response_model=ItemAnswer, tags=["items"])
     async def item(request: Request, item: str) -> Response:
@@ -157,15 +157,6 @@ def _values(name: str, text: str) -> Said:
         return VALUES.validate_json(text)
     except ValidationError as error:
         raise FeatureError(f"{name}: {error.errors()[0]['msg']}") from error
-
-
-def _recommended(answer: Answer) -> dict[str, Any]:
-    return {"source": answer.source, "items": [_item(scored) for scored in answer.items]}
-
-
-def _item(scored: ScoredItem) -> dict[str, Any]:
-    item = scored.item
-    return {"item": item.item, "title": item.title, "categories": list(item.categories), "score": scored.score}
 
 
 def _reply(request: Request, engine: Engine, **content: Any) -> Response:

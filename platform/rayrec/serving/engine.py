@@ -9,7 +9,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from rayrec.artifacts import Storage
+from rayrec.artifacts import Json, Storage
 from rayrec.data.dataset import open_dataset
 from rayrec.data.event_log import load_histories
 from rayrec.data.user_features import check_features, everyones_features
@@ -60,6 +60,11 @@ class ScoredItem:
     item: Item
     score: float
 
+    def to_json(self) -> Json:
+        """As it goes over HTTP."""
+        item = self.item
+        return {"item": item.item, "title": item.title, "categories": list(item.categories), "score": self.score}
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -67,6 +72,27 @@ class Answer:
 
     items: list[ScoredItem]
     source: str
+
+    def to_json(self) -> Json:
+        """As it goes over HTTP."""
+        return {"source": self.source, "items": [scored.to_json() for scored in self.items]}
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """The best items of one request as item rows, best first.
+
+    Attributes:
+        source: As in `Answer`.
+        scorer: Whose item rows they are.
+        rows: ``[n]`` int64.
+        scores: ``[n]`` float32.
+    """
+
+    source: str
+    scorer: Scorer
+    rows: np.ndarray
+    scores: np.ndarray
 
 
 class Engine:
@@ -99,8 +125,14 @@ class Engine:
         self._exclude_seen = bool(release.content["funnel"]["exclude_seen"])
 
     @classmethod
-    def load(cls, storage: Storage, digest: str, threads: int = 1) -> Engine:
+    def load(cls, storage: Storage, digest: str, threads: int = 1, histories: HistoryStore | None = None) -> Engine:
         """Load, check and warm a Release.
+
+        Args:
+            storage: Where it is.
+            digest: Its name.
+            threads: Threads of the scorer.
+            histories: Of users; by default `histories_of` the Release.
 
         Raises:
             ModelError: A part is missing, damaged, or gives other answers than when it was published.
@@ -112,17 +144,16 @@ class Engine:
         popular = release.bundle(POPULAR).scorer(content["variants"][POPULAR], threads)
         dataset = open_dataset(storage, content["dataset"]["name"], content["dataset"]["manifest"])
         check_features(bundle.manifest, bundle.path, dataset, view)
-        users = everyones_features(dataset, view) if "user" in scorer.widths else None
-        histories = DatasetHistories(load_histories(dataset, scorer.item_keys, content["event_types"]), users)
         features = RequestFeatures.of(dataset, view, scorer.widths)
-        engine = cls(release, scorer, popular, histories, DatasetCatalog.of(dataset), features)
+        known = histories or histories_of(release)
+        engine = cls(release, scorer, popular, known, DatasetCatalog.of(dataset), features)
         engine.answer([engine.session_query([], 10, 0)])
         return engine
 
     def user_query(self, user: str, count: int, offset: int, context: Said = NOTHING) -> Query | None:
         """What to ask for a user; None for a user nobody has seen. ``context``: as for `session_query`."""
         history = self.histories.history(user)
-        return None if history is None else self._query(history, count, offset, context)
+        return None if history is None else self.history_query(history, count, offset, context)
 
     def session_query(
         self,
@@ -147,9 +178,12 @@ class Engine:
             FeatureError: The model does not read what is said.
         """
         known = None if times is None else np.asarray(times, np.int64)[self.scorer.known(items)]
-        return self._query(History(self.scorer.rows_of(items), known), count, offset, context, user)
+        return self.history_query(History(self.scorer.rows_of(items), known), count, offset, context, user)
 
-    def _query(self, history: History, count: int, offset: int, context: Said, user: Said = NOTHING) -> Query:
+    def history_query(
+        self, history: History, count: int, offset: int, context: Said = NOTHING, user: Said = NOTHING
+    ) -> Query:
+        """What to ask for a history; the rest as for `session_query`."""
         at, rows = moment(context, int(time.time())), history.items
         return Query(
             rows,
@@ -163,7 +197,11 @@ class Engine:
 
     def answer(self, queries: Sequence[Query]) -> list[Answer]:
         """Answer several requests in one pass of each model."""
-        answers: list[Answer | None] = [None] * len(queries)
+        return [Answer(self._items(found), found.source) for found in self.ranked(queries)]
+
+    def ranked(self, queries: Sequence[Query]) -> list[Ranked]:
+        """The same, as item rows."""
+        answers: list[Ranked | None] = [None] * len(queries)
         for source, scorer in ((MODEL, self.scorer), (POPULAR, self.popular)):
             places = [i for i, query in enumerate(queries) if (len(query.history) > 0) == (source == MODEL)]
             if not places:
@@ -173,9 +211,10 @@ class Engine:
             histories, excluded = [query.history for query in chosen], [query.exclude for query in chosen]
             rows, scores = scorer.top(histories, depth, excluded, self._contexts(chosen))
             for place, query, found, values in zip(places, chosen, rows, scores, strict=True):
-                end = query.offset + query.count
-                items = self._items(scorer, found[query.offset : end], values[query.offset : end])
-                answers[place] = Answer(items, source)
+                wanted = slice(query.offset, query.offset + query.count)
+                # Row 0 ends the list.
+                real = found[wanted] != 0
+                answers[place] = Ranked(source, scorer, found[wanted][real], values[wanted][real])
         return [answer for answer in answers if answer is not None]
 
     def _contexts(self, queries: Sequence[Query]) -> list[Context]:
@@ -197,7 +236,7 @@ class Engine:
         row = self.scorer.rows.get(key)
         found = self._nearest(row, count) if row is not None and self.scorer.kind != POPULARITY else None
         if found is not None:
-            return Answer(self._items(self.scorer, *found), MODEL)
+            return Answer(self._items(Ranked(MODEL, self.scorer, *found)), MODEL)
         exclude = self.popular.rows_of([key])
         return self.answer([Query(exclude[:0], count, 0, exclude, Context())])[0]
 
@@ -221,7 +260,16 @@ class Engine:
             raise UnknownItemError(f"no item '{key}' is in the catalogue.")
         return found
 
-    def _items(self, scorer: Scorer, rows: np.ndarray, scores: np.ndarray) -> list[ScoredItem]:
+    def _items(self, found: Ranked) -> list[ScoredItem]:
         """Catalogue entries of item rows; row 0 ends the list."""
-        keys = [(scorer.item_keys[row - 1], float(score)) for row, score in zip(rows, scores, strict=True) if row]
+        pairs = zip(found.rows, found.scores, strict=True)
+        keys = [(found.scorer.item_keys[row - 1], float(score)) for row, score in pairs if row]
         return [ScoredItem(self.catalog.item(key) or Item(key, None, ()), score) for key, score in keys]
+
+
+def histories_of(release: Release) -> DatasetHistories:
+    """What the users of a Release's Dataset did, held-out events included, by the item rows of its model."""
+    content, bundle = release.content, release.bundle("main")
+    dataset = open_dataset(release.storage, content["dataset"]["name"], content["dataset"]["manifest"])
+    users = everyones_features(dataset, content["dataset"]["view"]) if "user" in bundle.widths else None
+    return DatasetHistories(load_histories(dataset, bundle.item_keys, content["event_types"]), users)

@@ -68,9 +68,12 @@ class DatasetHistories:
 
     def history(self, user: str) -> History | None:
         """See `HistoryStore`."""
-        place, histories = self.users.users.get(user), self.users.histories
-        if place is None:
-            return None
+        place = self.users.users.get(user)
+        return None if place is None else self.at(place)
+
+    def at(self, place: int) -> History:
+        """The events of the user at a position."""
+        histories = self.users.histories
         events = slice(int(histories.offsets[place]), int(histories.offsets[place + 1]))
         times = None if histories.times is None else histories.times[events]
         features = None if self.features is None else self.features.dense(np.array([place]))[0]

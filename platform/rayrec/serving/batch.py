@@ -1,0 +1,138 @@
+"""Recommendations for everybody at once, by the engine that answers over HTTP."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import ray
+import ray.data
+
+from rayrec.data.dataset import open_dataset
+from rayrec.data.passes import Shared, share
+from rayrec.data.tasks import result
+from rayrec.errors import StorageError
+from rayrec.inference.release import Release
+from rayrec.serving.engine import Engine, histories_of
+from rayrec.serving.state import DatasetHistories
+
+SCHEMA = pa.schema(
+    [
+        ("user", pa.string()),
+        ("rank", pa.int32()),
+        ("item", pa.string()),
+        ("score", pa.float32()),
+        ("source", pa.string()),
+    ]
+)
+"""A row for each user and place: ``rank`` counts from 1, ``source`` is ``model`` or ``popular``."""
+RELEASE = b"rayrec.release"
+"""Of the file's metadata: the Release that answered."""
+USERS_AT_A_TIME = 1024
+
+
+def recommend_all(release: Release, count: int, out: Path) -> int:
+    """Write the best items of every user of a Release's Dataset into a Parquet file, users in the Dataset's order.
+
+    The histories are in memory once a node. The file is put in place whole, or not at all.
+
+    Args:
+        release: Whose model answers.
+        count: Items of each user; fewer where no more are left.
+        out: The file; what was there is replaced.
+
+    Returns:
+        How many users there are.
+
+    Raises:
+        ModelError: The Release is damaged.
+        StorageError: The file cannot be written.
+    """
+    dataset = release.content["dataset"]
+    keys = open_dataset(release.storage, dataset["name"], dataset["manifest"]).vocabulary("user")["key"]
+    histories = Shared(ray.remote(_by_position).remote(release))
+    # Once alone first: an error in one of Ray Data's processes arrives wrapped in several others.
+    result(ray.remote(_check).remote(release, histories))
+    answers = ray.data.range(len(keys), override_num_blocks=max(1, -(-len(keys) // USERS_AT_A_TIME))).map_batches(
+        Answers,
+        fn_constructor_args=(release, count, histories, share(keys.combine_chunks())),
+        batch_size=USERS_AT_A_TIME,
+        concurrency=(1, max(1, int(ray.cluster_resources()["CPU"]))),
+        num_cpus=1,
+    )
+    answers.context.execution_options.preserve_order = True
+    written = 0
+    with _whole(out) as path, pq.ParquetWriter(path, SCHEMA.with_metadata({RELEASE: release.digest})) as writer:
+        for batch in answers.iter_batches(batch_size=None, batch_format="pyarrow"):
+            writer.write_table(batch.cast(SCHEMA).replace_schema_metadata())
+            written += pc.sum(pc.equal(batch["rank"], 1)).as_py() or 0
+    return written
+
+
+def is_ours(path: Path) -> bool:
+    """Whether `recommend_all` wrote a file, which it may then write over."""
+    try:
+        return RELEASE in (pq.read_schema(path).metadata or {})
+    except (pa.ArrowInvalid, OSError):
+        return False
+
+
+class Answers:
+    """A process that answers for some users after another."""
+
+    def __init__(self, release: Release, count: int, histories: Shared, keys: Shared) -> None:
+        self._engine, self._count = _load(release, histories), count
+        self._histories: DatasetHistories = histories.value
+        self._keys: pa.Array = keys.value
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> pa.Table:
+        """Positions of users, ``id``, to `SCHEMA`; erased users have no rows."""
+        places = [int(place) for place in batch["id"] if self._keys[int(place)].is_valid]
+        queries = [self._engine.history_query(self._histories.at(place), self._count, 0) for place in places]
+        found = self._engine.ranked(queries)
+        lengths = [len(ranked.rows) for ranked in found]
+        items = [ranked.scorer.item_keys[row - 1] for ranked in found for row in ranked.rows]
+        columns: dict[str, Any] = {
+            "user": self._keys.take(pa.array(np.repeat(places, lengths).astype(np.int64))),
+            "rank": np.concatenate([np.arange(1, length + 1) for length in [0, *lengths]]),
+            "item": pa.array(items, pa.string()),
+            "score": np.concatenate([np.zeros(0, np.float32), *(ranked.scores for ranked in found)]),
+            "source": pa.array(np.repeat([ranked.source for ranked in found], lengths).tolist(), pa.string()),
+        }
+        return pa.table(columns).cast(SCHEMA)
+
+
+def _by_position(release: Release) -> DatasetHistories:
+    """Without the keys, of which each process would have a copy of its own."""
+    found = histories_of(release)
+    return replace(found, users=replace(found.users, users={}))
+
+
+def _check(release: Release, histories: Shared) -> None:
+    """Whether it loads."""
+    _load(release, histories)
+
+
+def _load(release: Release, histories: Shared) -> Engine:
+    return Engine.load(release.storage, release.digest, histories=histories.value)
+
+
+@contextmanager
+def _whole(out: Path) -> Iterator[Path]:
+    """A file beside ``out`` that takes its place when the block ends well."""
+    beside = out.with_name(f".{out.name}.{os.getpid()}")
+    try:
+        yield beside
+        beside.replace(out)
+    except OSError as error:
+        raise StorageError(f"{out} cannot be written: {error.strerror}. Choose another file, or make room.") from error
+    finally:
+        beside.unlink(missing_ok=True)
