@@ -14,7 +14,6 @@ from typer.testing import CliRunner
 from rayrec.artifacts import Storage
 from rayrec.cli import app
 from rayrec.cli_recommend import MOST
-from rayrec.data.passes import share
 from rayrec.errors import ModelError, StorageError
 from rayrec.inference.release import Release
 from rayrec.serving import batch
@@ -54,7 +53,7 @@ def test_erased_users_have_no_rows(release: Release) -> None:
     histories = histories_of(release)
     keys = pa.array(list(histories.users.users))
     some = pa.array([None if place == 1 else key for place, key in enumerate(keys.to_pylist())], pa.string())
-    answers = Answers(release, 3, share(histories), share(some))
+    answers = Answers(Engine.load(release.storage, release.digest), histories, some, 3)
     found = answers({"id": np.arange(3)})
     assert found["user"].to_pylist() == [keys[0].as_py()] * 3 + [keys[2].as_py()] * 3
     assert answers({"id": np.array([1])}).num_rows == 0

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ import pyarrow.parquet as pq
 import ray
 import ray.data
 
+from rayrec.artifacts import Storage
 from rayrec.data.dataset import open_dataset
 from rayrec.data.passes import Shared, share
 from rayrec.data.tasks import result
@@ -60,13 +63,12 @@ def recommend_all(release: Release, count: int, out: Path) -> int:
     keys = open_dataset(release.storage, dataset["name"], dataset["manifest"]).vocabulary("user")["key"]
     histories = Shared(ray.remote(_by_position).remote(release))
     # Once alone first: an error in one of Ray Data's processes arrives wrapped in several others.
-    result(ray.remote(_check).remote(release, histories))
-    answers = ray.data.range(len(keys), override_num_blocks=max(1, -(-len(keys) // USERS_AT_A_TIME))).map_batches(
-        Answers,
-        fn_constructor_args=(release, count, histories, share(keys.combine_chunks())),
-        batch_size=USERS_AT_A_TIME,
-        concurrency=(1, max(1, int(ray.cluster_resources()["CPU"]))),
-        num_cpus=1,
+    result(ray.remote(_check).remote(release.storage, release.digest, histories))
+    blocks = max(1, math.ceil(len(keys) / USERS_AT_A_TIME))
+    settings = {"storage": release.storage, "digest": release.digest, "count": count}
+    shared = {"histories": histories, "keys": share(keys.combine_chunks())}
+    answers = ray.data.range(len(keys), override_num_blocks=blocks).map_batches(
+        _answers, fn_kwargs=settings | shared, batch_size=USERS_AT_A_TIME, num_cpus=1
     )
     answers.context.execution_options.preserve_order = True
     written = 0
@@ -85,23 +87,42 @@ def is_ours(path: Path) -> bool:
         return False
 
 
-class Answers:
-    """A process that answers for some users after another."""
+def _answers(batch: dict[str, np.ndarray], **settings: Any) -> pa.Table:
+    return answers_of(**settings)(batch)
 
-    def __init__(self, release: Release, count: int, histories: Shared, keys: Shared) -> None:
-        self._engine, self._count = _load(release, histories), count
-        self._histories: DatasetHistories = histories.value
-        self._keys: pa.Array = keys.value
+
+@lru_cache(maxsize=1)
+def answers_of(storage: Storage, digest: str, count: int, histories: Shared, keys: Shared) -> Answers:
+    """What a process answers with, loaded once. Not an actor of Ray Data: it warns of each one that has arguments."""
+    known = histories.value
+    return Answers(Engine.load(storage, digest, histories=known), known, keys.value, count)
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The engine, and whom it answers.
+
+    Attributes:
+        engine: The engine.
+        histories: Of all users.
+        keys: Of all users, ``[U]`` strings; null where they were erased.
+        count: Items of each.
+    """
+
+    engine: Engine
+    histories: DatasetHistories
+    keys: pa.Array
+    count: int
 
     def __call__(self, batch: dict[str, np.ndarray]) -> pa.Table:
         """Positions of users, ``id``, to `SCHEMA`; erased users have no rows."""
-        places = [int(place) for place in batch["id"] if self._keys[int(place)].is_valid]
-        queries = [self._engine.history_query(self._histories.at(place), self._count, 0) for place in places]
-        found = self._engine.ranked(queries)
+        places = [int(place) for place in batch["id"] if self.keys[int(place)].is_valid]
+        queries = [self.engine.history_query(self.histories.at(place), self.count, 0) for place in places]
+        found = self.engine.ranked(queries)
         lengths = [len(ranked.rows) for ranked in found]
         items = [ranked.scorer.item_keys[row - 1] for ranked in found for row in ranked.rows]
         columns: dict[str, Any] = {
-            "user": self._keys.take(pa.array(np.repeat(places, lengths).astype(np.int64))),
+            "user": self.keys.take(pa.array(np.repeat(places, lengths).astype(np.int64))),
             "rank": np.concatenate([np.arange(1, length + 1) for length in [0, *lengths]]),
             "item": pa.array(items, pa.string()),
             "score": np.concatenate([np.zeros(0, np.float32), *(ranked.scores for ranked in found)]),
@@ -116,13 +137,9 @@ def _by_position(release: Release) -> DatasetHistories:
     return replace(found, users=replace(found.users, users={}))
 
 
-def _check(release: Release, histories: Shared) -> None:
-    """Whether it loads."""
-    _load(release, histories)
-
-
-def _load(release: Release, histories: Shared) -> Engine:
-    return Engine.load(release.storage, release.digest, histories=histories.value)
+def _check(storage: Storage, digest: str, histories: Shared) -> None:
+    """Whether the engine loads."""
+    Engine.load(storage, digest, histories=histories.value)
 
 
 @contextmanager
