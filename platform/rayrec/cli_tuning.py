@@ -84,5 +84,5 @@ def tune(
             if as_json:
                 print_json(result.to_json() | {"best_recipe": str(out)})
             else:
-                show_sweep(result, out)
+                show_sweep(result, out, report)
             stdout.flush()

@@ -283,10 +283,12 @@ def _log_result(run: TrackedRun, storage: Storage, folder: str, result: SweepRes
     run.metrics({f"default/{name}": value for name, value in default.values.items()})
     run.metrics({"trials": len(result.trials), "epochs": sum(len(trial.curve) for trial in result.trials)})
     run.tags({"rayrec.best": result.best.number, "rayrec.metric": objectives.metric})
-    for found in result.confirmed:
-        if found.trial in {0, result.best.number}:
-            name = "default" if found.trial == 0 else "best"
-            run.metrics({f"{name}/{objectives.metric}/confirmed": found.mean})
+    means = {found.trial: found.mean for found in result.confirmed}
+    for name, number in (("best", result.best.number), ("default", 0)):
+        if number in means:
+            run.metrics({f"{name}/{objectives.metric}/confirmed": means[number]})
+    if result.confirmed:
+        run.json([found.to_json() for found in result.confirmed], "confirmed.json")
     run.text(result.yaml, "best.yaml")
     run.text(result.page, "sweep.html")
     run.json([record.to_json() for record in result.trials], "trials.json")

@@ -122,7 +122,7 @@ def trials_table(rows: list[TrialRecord], best: TrialRecord | None, chosen: Sear
     return table
 
 
-def show_sweep(result: SweepResult, out: Path) -> None:
+def show_sweep(result: SweepResult, out: Path, report: Path | None) -> None:
     """The closing table, and where to look."""
     console: Console = stdout_console()
     console.print(trials_table(sorted(result.trials, key=lambda r: (-r.best, r.number)), result.best, result.search))
@@ -142,7 +142,7 @@ def show_sweep(result: SweepResult, out: Path) -> None:
     )
     console.print(f"Epochs    {epochs} of at most {result.at_most} ({epochs / max(1, result.at_most):.0%})")
     console.print(f"Release   {result.release.name}/{result.release.version}  the candidate")
-    console.print(f"Report    {result.folder}/sweep.html", soft_wrap=True)
+    console.print(f"Report    {report or f'{result.folder}/sweep.html'}", soft_wrap=True)
     console.print(f"Train it  rayrec run {out}")
 
 

@@ -73,6 +73,13 @@ def test_a_wrong_option_is_refused_with_the_nearest_right_one(
     assert expected in str(caught.value)
 
 
+def test_an_option_that_was_given_wrong_is_said_to_be_on_the_command_line(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"tune: on the command line:\n  trials = 0"):
+        load(tmp_path, {"space": RATES}, trials=0)
+    with pytest.raises(RecipeError, match=r"space .*\n  trials = 0"):
+        load(tmp_path, {"trials": 0, "space": RATES}, seed=1)
+
+
 @pytest.mark.parametrize("scheduler", ["pbt", "hyperband"])
 def test_what_pauses_trials_is_refused_for_those_with_workers(tmp_path: Path, scheduler: str) -> None:
     (tmp_path / "space.yaml").write_text(yaml.safe_dump({"scheduler": scheduler, "space": RATES}))

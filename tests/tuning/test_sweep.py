@@ -136,7 +136,14 @@ def test_mlflow_has_the_sweep_its_trials_and_the_best(swept: Swept) -> None:
 
 def test_the_page_tells_of_every_trial_and_needs_no_network(swept: Swept) -> None:
     page = swept.result.page
-    for title in ("History", "Importance", "Parallel coordinates", "model.dim", "Best against the recipe as it is"):
+    for title in (
+        "History",
+        "Importance",
+        "Parallel coordinates",
+        "model.dim",
+        "What was searched",
+        "Best against the recipe as it is",
+    ):
         assert f"<h2>{title}</h2>" in page
     assert "Budget saved" in page
     assert "http" not in page.replace("http-equiv", "")

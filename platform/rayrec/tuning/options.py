@@ -124,6 +124,8 @@ def load_search(reference: str, given: Mapping[str, Any], recipe: Recipe) -> Sea
         unknown = next((str(key) for key in raw if key not in Options.model_fields), None)
         found = f" There is '{unknown}'.{nearest(unknown, ['space', *Options.model_fields])}" if unknown else ""
         raise RecipeError(f"{where}: space: required, but missing.{found}")
+    # Alone first, so that the message says where to look.
+    _options(given, "tune: on the command line")
     options = _options({key: value for key, value in raw.items() if key != "space"} | dict(given), where)
     objectives = parse_objectives(options.metric or (recipe.training.metric,), options.constraints)
     space = parse_space(raw["space"], where)

@@ -47,6 +47,7 @@ def sweep_page(
         *_front(trials, chosen),
         *_parallel(measured, chosen),
         *(_slice(parameter, measured, chosen) for parameter in _varied(chosen) if len(measured) > 1),
+        _searched(chosen),
         _failures(trials),
         _table(measured, best, chosen),
     ]
@@ -218,6 +219,16 @@ def _axis(parameter: Parameter, trials: Sequence[TrialRecord]) -> Axis:
         return Axis.of_levels(title, parameter.values)
     values = [trial.changes[parameter.key] for trial in trials if parameter.key in trial.changes]
     return Axis.of_numbers(title, [*parameter.values[:2], *values], log=parameter.kind.startswith("log"))
+
+
+def _searched(chosen: Search) -> str:
+    """The space."""
+    rows = []
+    for parameter in chosen.space.parameters:
+        when = ", ".join(f"{key} = {' or '.join(map(str, values))}" for key, values in parameter.when.items())
+        values = ", ".join(_value(value) for value in parameter.values)
+        rows.append(_row(parameter.key, [parameter.kind, values, escape(when)]))
+    return section("What was searched", table(["", "Kind", "Values", "When"], rows))
 
 
 def _failures(trials: Sequence[TrialRecord]) -> str:
