@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from rayrec.cli_shared import JsonOption, VerboseOption, check_output, cluster, print_json
 from rayrec.errors import RecipeError
+
+if TYPE_CHECKING:
+    from rayrec.artifacts import Json
+    from rayrec.tracking import RegisteredRelease
 
 MOST = 1000
 """Items of an answer: what HTTP gives at most, too."""
@@ -26,7 +30,9 @@ def recommend(
 ) -> None:
     """What a Release recommends: to one user, for a look, or to all of them, into a file."""
     if all_users == (user is not None):
-        raise RecipeError("recommend: name a user, or give --all-users.")
+        raise RecipeError("recommend: name a user, or give --all-users, and not both.")
+    if user is not None and user != user.encode(errors="replace").decode():
+        raise RecipeError("recommend: the user is no text in UTF-8, and no key of a log can be like that.")
     if all_users != (out is not None):
         raise RecipeError("recommend: --all-users and --out FILE.parquet go together.")
     if user is not None:
@@ -46,9 +52,13 @@ def _one(reference: str, user: str, count: int, as_json: bool) -> None:
     query = engine.user_query(user, count, 0)
     (answer,) = engine.answer([query or engine.session_query([], count, 0)])
     if as_json:
-        print_json({"release": registered.digest, "user": user, "known": query is not None, **answer.to_json()})
+        print_json({**_named(registered), "user": user, "known": query is not None, **answer.to_json()})
     else:
         show_answer(registered, user, query is not None, answer)
+
+
+def _named(registered: RegisteredRelease) -> Json:
+    return {"name": registered.name, "version": registered.version, "release": registered.digest}
 
 
 def _all(reference: str, count: int, out: Path, as_json: bool, verbose: bool) -> None:
@@ -65,7 +75,7 @@ def _all(reference: str, count: int, out: Path, as_json: bool, verbose: bool) ->
         users = recommend_all(release, count, out)
         with redirect_stdout(stdout):
             if as_json:
-                print_json({"release": registered.digest, "users": users, "out": str(out)})
+                print_json({**_named(registered), "users": users, "out": str(out)})
             else:
                 typer.echo(f"{users:,} users: {out}")
             stdout.flush()

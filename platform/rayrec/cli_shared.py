@@ -35,6 +35,10 @@ ResumeOption = Annotated[
 ]
 
 
+HEAD = 1 << 16
+"""Bytes of a file that say who wrote it."""
+
+
 class Terminated(KeyboardInterrupt):
     """SIGTERM, which `ray job stop` and service managers send."""
 
@@ -86,7 +90,7 @@ def check_output(path: Path, option: str, ours: Callable[[str], bool]) -> None:
     Args:
         path: The file.
         option: That names it.
-        ours: Whether a file with this text may be overwritten.
+        ours: Whether a file that begins with this text may be overwritten.
 
     Raises:
         RecipeError: There is no folder for it, or something else stands there.
@@ -98,12 +102,17 @@ def check_output(path: Path, option: str, ours: Callable[[str], bool]) -> None:
             )
         if not path.exists():
             tempfile.TemporaryFile(dir=path.absolute().parent).close()
-        elif not ours(path.read_text(encoding="utf-8", errors="replace")):
+        elif not path.is_file() or not ours(_head(path)):
             raise RecipeError(f"{option} {path}: is there already, and was not written by rayrec. Choose another file.")
         else:
             path.open("r+").close()
     except OSError as error:
         raise RecipeError(f"{option} {path}: cannot be written: {error.strerror}. Choose another file.") from error
+
+
+def _head(path: Path) -> str:
+    with path.open("rb") as file:
+        return file.read(HEAD).decode(errors="replace")
 
 
 def write_page(out: Path, text: str, option: str = "--out") -> None:

@@ -128,6 +128,8 @@ def tune(recipe: Recipe, chosen: Search, storage: Storage, watcher: TuneWatcher,
         run.tags({"rayrec.simulated": recipe.simulated})
         tracker.take_up(run, sweep.records.folder)
         trials = search(sweep, watcher)
+        if not ranked(trials, chosen.objectives):
+            raise ModelError(_nothing(trials, chosen))
         confirmed = confirm(sweep, trials, watcher) if chosen.options.confirm else []
         best = _best(trials, chosen, confirmed)
         if best.state == "stopped":
@@ -165,11 +167,9 @@ def _best(trials: list[TrialRecord], chosen: Search, confirmed: list[Confirmed])
     """The best trial: by its mean over new seeds, where there is one.
 
     Raises:
-        ModelError: There is none.
+        ModelError: None of those could be trained with them.
     """
     allowed = ranked(trials, chosen.objectives)
-    if not allowed:
-        raise ModelError(_nothing(trials, chosen))
     if not chosen.options.confirm:
         return allowed[0]
     by_number = {trial.number: trial for trial in allowed}
@@ -186,7 +186,7 @@ def best_yaml(recipe: Recipe, best: TrialRecord, chosen: Search, confirmed: Sequ
     """A complete recipe, with what it is said to reach."""
     metric = chosen.objectives.metric
     own = next((found for found in confirmed if found.trial == best.number), None)
-    further = f"; {metric} {own.mean:.6f} in the mean of {len(own.seeds)} other seeds" if own else ""
+    further = f"; {metric} {own.mean:.6f} in the mean of other seeds ({', '.join(map(str, own.seeds))})" if own else ""
     note = "training it again gives the same"
     if best.copied_from or best.state != "done":
         note = "its trial went on from the weights of others" if best.copied_from else "its trial was stopped there"

@@ -209,15 +209,22 @@ def _table(title: str, columns: Sequence[str]) -> Table:
 def show_answer(release: RegisteredRelease, user: str, known: bool, answer: Answer) -> None:
     """What a user is recommended."""
     whom = user if known else f"{user}, of whom nothing is known"
-    title = Text(f"{release.name}/{release.version} for {whom} (source: {answer.source})")
+    title = _plain(f"{release.name}/{release.version} for {whom} (source: {answer.source})")
     table = Table(title=title, title_justify="left")
+    table.add_column("rank", justify="right")
     for column in ("item", "title", "categories"):
         table.add_column(column, overflow="fold")
     table.add_column("score", justify="right")
-    for scored in answer.items:
+    for rank, scored in enumerate(answer.items, start=1):
         item = scored.item
-        table.add_row(*map(Text, (item.item, item.title or "", ", ".join(item.categories))), f"{scored.score:.4f}")
+        texts = map(_plain, (item.item, item.title or "", ", ".join(item.categories)))
+        table.add_row(str(rank), *texts, f"{scored.score:.4g}")
     stdout_console().print(table)
+
+
+def _plain(text: str) -> Text:
+    """As it is, without markup and what terminals take for commands."""
+    return Text("".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text))
 
 
 def show_inventory(found: Json) -> None:

@@ -29,6 +29,7 @@ class SweepDisplay:
     def __init__(self, recipe: Recipe, chosen: Search) -> None:
         self._recipe, self._search = recipe, chosen
         self._records: dict[int, TrialRecord] = {}
+        self._kind = "trial"
         self._lock = threading.Lock()
         self._live = Live(console=errors, refresh_per_second=4, transient=True, get_renderable=self._table)
 
@@ -57,12 +58,13 @@ class SweepDisplay:
         if records:
             ended = sum(record.state != "running" for record in records)
             begun = len(records) - ended
-            errors.print(f"  goes on with a sweep of which {ended} trials have ended and {begun} have begun")
+            what = "a sweep of which" if self._kind == "trial" else "these, of which"
+            errors.print(f"  goes on with {what} {ended} have ended and {begun} have begun")
 
     def confirming(self, chosen: Search) -> None:
         """The trials that follow are of the best ones' settings, with other seeds."""
         with self._lock:
-            self._search, self._records = chosen, {}
+            self._search, self._records, self._kind = chosen, {}, "confirmation"
         errors.print(f"  confirms  {len(chosen.points)} trainings with other seeds")
 
     def trial(self, record: TrialRecord) -> None:
@@ -74,7 +76,7 @@ class SweepDisplay:
         if not errors.is_terminal or record.state == "failed":
             values = "  ".join(f"{name} {value:.4f}" for name, value in record.values.items()) or record.reason
             about = f"{len(record.curve)} epochs, {record.seconds:.1f} s"
-            line = f"  trial {record.number:>3}  {record.state:<8} {values}  {about}  {_changes(record)}"
+            line = f"  {self._kind} {record.number:>3}  {record.state:<8} {values}  {about}  {_changes(record)}"
             errors.print(line, markup=False, soft_wrap=True)
 
     def stage(self, name: str) -> None:
@@ -140,6 +142,10 @@ def show_sweep(result: SweepResult, out: Path, report: Path | None) -> None:
         f"Best      trial {result.best.number}: validation {metric} {result.best.best:.4f}, the recipe as it is "
         f"{f'{default.best:.4f}' if default.curve else 'none'}; test {result.metrics['test'][metric]:.4f}"
     )
+    means = {found.trial: f"{found.mean:.4f}" for found in result.confirmed}
+    if means:
+        both = f"{means[result.best.number]}, the recipe as it is {means.get(0, 'none')}"
+        console.print(f"Confirmed mean of {len(result.confirmed[0].seeds)} other seeds: {both}")
     console.print(f"Epochs    {epochs} of at most {result.at_most} ({epochs / max(1, result.at_most):.0%})")
     console.print(f"Release   {result.release.name}/{result.release.version}  the candidate")
     console.print(f"Report    {report or f'{result.folder}/sweep.html'}", soft_wrap=True)

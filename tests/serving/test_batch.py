@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +79,17 @@ def test_a_file_that_cannot_be_put_in_place_is_said(release: Release, tmp_path: 
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
 
 
+def test_a_link_stays_one_and_what_killed_commands_left_goes(release: Release, tmp_path: Path) -> None:
+    (tmp_path / "link.parquet").symlink_to(tmp_path / "all.parquet")
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    left = tmp_path / f".rayrec-{socket.gethostname()}-{ended.pid}.part"
+    left.write_text("half")
+    recommend_all(release, 1, tmp_path / "link.parquet")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["all.parquet", "link.parquet"]
+    assert (tmp_path / "link.parquet").is_symlink()
+
+
 def invoke(*arguments: str) -> tuple[int, str, str]:
     found = CliRunner().invoke(app, ["recommend", *arguments])
     return found.exit_code, found.stdout, found.stderr
@@ -107,6 +121,13 @@ def test_all_users_from_the_command_line(home: Storage, tmp_path: Path) -> None:
     assert code == 0, "a file of ours may be written over"
 
 
+def test_a_pipe_is_not_waited_for(home: Storage, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    code, _, errors = invoke("served", "--all-users", "--out", str(tmp_path / "pipe"))
+    assert code == 2
+    assert "was not written by rayrec" in " ".join(errors.split())
+
+
 def test_as_many_items_as_over_http() -> None:
     assert MOST == MAX_COUNT
 
@@ -120,6 +141,8 @@ def test_as_many_items_as_over_http() -> None:
         (["served", "u1", "--out", "x.parquet"], "go together"),
         (["served", "u1", "-n", "1001"], "less than or equal to 1000"),
         (["served", "--all-users", "--out", "/nowhere/x.parquet"], "there is no folder"),
+        (["served", "--all-users", "--out", "/dev/full"], "was not written by rayrec"),
+        (["served", "\udcff"], "the user is no text"),
     ],
 )
 def test_what_does_not_go_together_is_refused(home: Storage, arguments: list[str], message: str) -> None:

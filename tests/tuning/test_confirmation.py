@@ -5,6 +5,8 @@ from __future__ import annotations
 import statistics
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from tests.recipes import recipe_values, write_log
@@ -18,7 +20,8 @@ from rayrec.sweep import SweepResult, tune
 from rayrec.training.checkpoint import Checkpoints
 from rayrec.training.job import TrainJob
 from rayrec.training.local import LocalTraining, observe
-from rayrec.tuning.confirmation import FOLDER, Confirmed
+from rayrec.tuning.confirmation import FOLDER, Confirmed, confirm
+from rayrec.tuning.follower import Sweep
 from rayrec.tuning.objectives import parse_objectives
 from rayrec.tuning.options import Options, Search
 from rayrec.tuning.records import Records, TrialRecord
@@ -77,17 +80,40 @@ def test_the_best_mean_over_new_seeds_wins_and_nothing_is_trained_twice(storage:
         assert found.values == tuple(reached(trial, storage, seed) for seed in found.seeds)
     assert f"{result.confirmed[0].mean:.4f}" in result.page
     assert "<h2>With other seeds</h2>" in result.page
-    assert f"ndcg@10 {result.confirmed[0].mean:.6f} in the mean of 2 other seeds" in result.yaml
+    mean = result.confirmed[0].mean
+    assert f"ndcg@10 {mean:.6f} in the mean of other seeds ({own + 1}, {own + 2})" in result.yaml
     assert result.best_recipe.training.seed == own
 
     records = Records(storage, f"{result.folder.removeprefix(storage.uri).strip('/')}/{FOLDER}")
     ended = records.read()
     assert [len(Checkpoints(storage, record.name).history()) for record in ended] == [0] * len(ended)
-    # As if the driver had been killed amid the last one.
+    # As if the driver had been killed amid the last one, another had lost its process four times, the first one's
+    # record been damaged and removed, and one had been begun for a trial that is none of the best any more.
     records.write(replace(ended[-1], state="running", curve=(), values={}))
+    records.write(replace(ended[1], state="failed", reason="its process died 4 times", values={}))
+    records.remove(0)
+    records.write(TrialRecord(9, ended[-1].changes, "other"))
     again = Seen()
     assert swept(recipe, storage, again).confirmed == result.confirmed
-    assert again.confirmed == {ended[-1].number}
+    assert again.confirmed == {0, 1, ended[-1].number}
+    assert sorted(record.number for record in records.read()) == [record.number for record in ended]
+
+
+def test_what_fails_with_other_seeds_is_out_and_said(
+    storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    trials = [TrialRecord(0, {}, "a", "done", curve=(0.1,)), TrialRecord(1, {"x": 1}, "b", "done", curve=(0.2,))]
+
+    def trained(sweep: object, further: dict[tuple[int, int], object], *_: object) -> dict[tuple[int, int], float]:
+        return {key: 0.1 for key in further if key != (1, 2)}
+
+    monkeypatch.setattr("rayrec.tuning.confirmation._trained", trained)
+    chosen = Search(parse_space(SPACE, "space"), Options(confirm=3, confirm_seeds=2), parse_objectives(["ndcg@10"], ()))
+    recipe = parse_recipe(recipe_values(write_log(tmp_path)))
+    sweep = SimpleNamespace(search=chosen, job=SimpleNamespace(recipe=recipe))
+    found = confirm(cast("Sweep", sweep), trials, Seen())
+    assert [confirmed.trial for confirmed in found] == [0]
+    assert "trial 1 is out: 1 of its 2 trainings with other seeds failed" in caplog.text
 
 
 def test_means_and_deviations_are_those_of_the_new_seeds() -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from rayrec.errors import RecipeError
 from rayrec.tuning.objectives import parse_objectives
-from rayrec.tuning.records import TrialRecord, best_of, front_of, state_of
+from rayrec.tuning.records import TrialRecord, best_of, contenders, front_of, state_of
 
 
 def record(number: int, value: float, state: str = "done", **costs: float) -> TrialRecord:
@@ -80,3 +82,12 @@ def test_a_record_comes_back_as_it_was_stored() -> None:
     one = TrialRecord(3, {"model.dim": 8}, "n", "stopped", curve=(0.1, 0.3, 0.2), copied_from=((1, 4),))
     assert TrialRecord.from_json(one.to_json() | {"copied_from": [[1, 4]], "curve": [0.1, 0.3, 0.2]}) == one
     assert (one.best, one.best_epoch) == (0.3, 2)
+
+
+def test_the_default_is_a_contender_beside_the_best_whatever_it_is_worth() -> None:
+    objectives = parse_objectives(["ndcg@10"], [])
+    trials = [record(0, 0.1), record(1, 0.3), record(2, 0.2), record(3, 0.25)]
+    assert [trial.number for trial in contenders(trials, objectives, 2)] == [0, 1, 3]
+    assert [trial.number for trial in contenders([record(0, 0.9), *trials[1:]], objectives, 1)] == [0, 1]
+    failed = replace(trials[0], state="failed")
+    assert [trial.number for trial in contenders([failed, *trials[1:]], objectives, 1)] == [1]

@@ -80,6 +80,13 @@ def test_an_option_that_was_given_wrong_is_said_to_be_on_the_command_line(tmp_pa
         load(tmp_path, {"trials": 0, "space": RATES}, seed=1)
 
 
+def test_a_seed_without_others_above_it_cannot_be_confirmed(tmp_path: Path) -> None:
+    (tmp_path / "space.yaml").write_text(yaml.safe_dump({"confirm": 1, "space": RATES}))
+    recipe = load_recipe("movielens-100k", [f"training.seed={2**63 - 2}"])
+    with pytest.raises(RecipeError, match="leaves no room for 3 other seeds"):
+        load_search(str(tmp_path / "space.yaml"), {}, recipe)
+
+
 @pytest.mark.parametrize("scheduler", ["pbt", "hyperband"])
 def test_what_pauses_trials_is_refused_for_those_with_workers(tmp_path: Path, scheduler: str) -> None:
     (tmp_path / "space.yaml").write_text(yaml.safe_dump({"scheduler": scheduler, "space": RATES}))

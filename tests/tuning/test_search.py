@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import ray
+from ray.air.execution._internal.actor_manager import RayActorManager
 from tests.recipes import recipe_values, write_log
 
 from rayrec.artifacts import Storage
@@ -135,6 +136,52 @@ def stop_after_one_epoch(sweep: Sweep, recipe: Recipe, checkpoints: Checkpoints)
     training = LocalTraining(recipe, observe(replace(sweep.job, recipe=recipe)), 1, checkpoints)
     training.epoch()
     training.close()
+
+
+@pytest.fixture
+def broken(monkeypatch: pytest.MonkeyPatch) -> list[BaseException]:
+    """Errors that come out of Ray Tune's event loop, the first one next."""
+    errors: list[BaseException] = []
+    original = RayActorManager.next
+
+    def following(self: RayActorManager, *args: Any, **named: Any) -> bool:
+        if errors:
+            raise errors.pop(0)
+        return bool(original(self, *args, **named))
+
+    monkeypatch.setattr(RayActorManager, "next", following)
+    return errors
+
+
+def test_a_process_that_is_killed_for_want_of_memory_ends_no_trial(
+    planned: Planner, broken: list[BaseException]
+) -> None:
+    """Ray Tune knows no such error: it ends all trials and raises."""
+    killed = RuntimeError("Caught unexpected exception")
+    killed.__cause__ = ray.exceptions.OutOfMemoryError("1 worker was killed")
+
+    def kill(record: TrialRecord) -> None:
+        if record.number == 1 and len(record.curve) == 2 and killed not in seen:
+            seen.append(killed)
+            broken.append(killed)
+
+    seen: list[BaseException] = []
+    sweep = planned(training={"epochs": 30, "patience": 30}, trials=3, algorithm="random", parallel=1)
+    records = search(sweep, Seen(kill))
+    assert seen == [killed]
+    assert broken == []
+    assert [(record.state, len(record.curve)) for record in records] == [("done", 30)] * 3
+
+
+def test_whatever_else_ray_tune_raises_leaves_trials_to_go_on(planned: Planner, broken: list[BaseException]) -> None:
+    def fail(record: TrialRecord) -> None:
+        if record.number == 1 and len(record.curve) == 2:
+            broken.append(RuntimeError("something else"))
+
+    sweep = planned(training={"epochs": 30, "patience": 30}, trials=2, algorithm="random", parallel=1)
+    with pytest.raises(RuntimeError, match="something else"):
+        search(sweep, Seen(fail))
+    assert [record.state for record in sweep.records.read()] == ["done", "running"]
 
 
 def test_hopeless_trials_are_stopped_early(planned: Planner) -> None:

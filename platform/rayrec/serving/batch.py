@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import glob
 import math
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -12,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -144,12 +147,18 @@ def _check(storage: Storage, digest: str, histories: Shared) -> None:
 
 @contextmanager
 def _whole(out: Path) -> Iterator[Path]:
-    """A file beside ``out`` that takes its place when the block ends well."""
-    beside = out.with_name(f".{out.name}.{os.getpid()}")
+    """A file beside ``out``, or beside what that links to, that takes its place when the block ends well."""
+    target, here = out.resolve(), f".rayrec-{socket.gethostname()}-"
+    beside = target.with_name(f"{here}{os.getpid()}.part")
     try:
+        for left in target.parent.glob(f"{glob.escape(here)}*.part"):
+            # A command that was killed could not remove its own.
+            if not psutil.pid_exists(int(left.stem.removeprefix(here))):
+                left.unlink(missing_ok=True)
         yield beside
-        beside.replace(out)
+        beside.replace(target)
     except OSError as error:
-        raise StorageError(f"{out} cannot be written: {error.strerror}. Choose another file, or make room.") from error
+        reason = error.strerror or error
+        raise StorageError(f"{out} cannot be written: {reason}. Choose another file, or make room.") from error
     finally:
         beside.unlink(missing_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -12,9 +13,11 @@ from rayrec.training.checkpoint import Checkpoints
 from rayrec.tuning.follower import Sweep, Watcher
 from rayrec.tuning.objectives import Objectives
 from rayrec.tuning.options import SEED, Search
-from rayrec.tuning.records import Records, TrialRecord, ranked
+from rayrec.tuning.records import Records, TrialRecord, contenders
 from rayrec.tuning.search import search
 from rayrec.tuning.space import Changes, Parameter, Space, changed
+
+_LOG = logging.getLogger(__name__)
 
 FOLDER = "confirmation"
 """Below the sweep's."""
@@ -59,27 +62,30 @@ class Confirmed:
 def confirm(sweep: Sweep, trials: Sequence[TrialRecord], watcher: ConfirmationWatcher) -> list[Confirmed]:
     """Train the settings of the best trials, and the recipe as it is, with other seeds; the best mean first.
 
-    What was trained for an earlier command is not trained again.
+    What was trained for an earlier command is not trained again. A trial of which a training fails is left out, with a
+    warning.
 
     Args:
         sweep: The sweep, whose search is over.
         trials: All of its trials.
         watcher: Who is told.
-
-    Raises:
-        ModelError: Too many trainings failed.
     """
     options, recipe = sweep.search.options, sweep.job.recipe
     seeds = tuple(recipe.training.seed + more for more in range(1, 1 + options.confirm_seeds))
-    best = ranked(trials, sweep.search.objectives)[: options.confirm]
-    default = [trial for trial in trials if trial.number == 0 and trial.state != "failed" and trial not in best]
-    further = {(trial.number, seed): {**trial.changes, SEED: seed} for trial in (*default, *best) for seed in seeds}
+    chosen = contenders(trials, sweep.search.objectives, options.confirm)
+    further = {(trial.number, seed): {**trial.changes, SEED: seed} for trial in chosen for seed in seeds}
     reached = _trained(sweep, further, seeds, watcher)
-    found = [
-        Confirmed(trial.number, seeds, tuple(reached[trial.number, seed] for seed in seeds))
-        for trial in (*default, *best)
-        if all((trial.number, seed) in reached for seed in seeds)
-    ]
+    found = []
+    for trial in chosen:
+        values = tuple(reached[trial.number, seed] for seed in seeds if (trial.number, seed) in reached)
+        if len(values) == len(seeds):
+            found.append(Confirmed(trial.number, seeds, values))
+        else:
+            failed = len(seeds) - len(values)
+            message = (
+                "tune: trial %d is out: %d of its %d trainings with other seeds failed. The same command tries again."
+            )
+            _LOG.warning(message, trial.number, failed, len(seeds))
     return sorted(found, key=lambda confirmed: (-confirmed.mean, confirmed.trial))
 
 
@@ -94,8 +100,12 @@ def _trained(
     """The best validation metric of each training, if it came to its end."""
     records, chosen = confirmations(sweep), sweep.search
     names = {key: sweep.name_of(changed(sweep.job.recipe, changes)) for key, changes in further.items()}
+    for record in records.read():
+        # What failed is tried again, and what nobody asks for any more is not gone on with.
+        if record.state == "failed" or (record.state == "running" and record.name not in names.values()):
+            records.remove(record.number)
     trials = len({*names.values(), *(record.name for record in records.read())})
-    alone = {"scheduler": "none", "max_time": None, "trials": trials, "confirm": 0}
+    alone = {"scheduler": "none", "max_time": None, "trials": trials, "confirm": 0, "max_failed": 1.0}
     confirming = replace(
         chosen,
         space=Space((*chosen.space.parameters, Parameter(SEED, "choice", tuple(seeds)))),

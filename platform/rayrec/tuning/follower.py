@@ -19,7 +19,7 @@ from rayrec.tracking import TrackedRun, Tracker
 from rayrec.training.checkpoint import Checkpoints
 from rayrec.training.job import TrainJob
 from rayrec.tuning.options import Search
-from rayrec.tuning.records import Records, TrialRecord, ranked
+from rayrec.tuning.records import Records, TrialRecord, contenders, ranked
 from rayrec.tuning.searcher import outcome
 from rayrec.tuning.trial import Suggested
 
@@ -216,9 +216,9 @@ class Follower(tune.Callback):
     def _needed(self) -> set[str]:
         """Names of the trials that may be the best in the end, whose model is then made without training again."""
         chosen, known = self._sweep.search, self._records.values()
-        few = ranked(known, chosen.objectives)[: max(1, chosen.options.confirm)]
-        default = [record for record in known if record.number == 0 and chosen.options.confirm]
-        return {record.name for record in (*few, *default)}
+        if not chosen.options.confirm:
+            return {record.name for record in ranked(known, chosen.objectives)[:1]}
+        return {record.name for record in contenders(known, chosen.objectives, chosen.options.confirm)}
 
     def _drop_checkpoints(self, ended: TrialRecord) -> None:
         """Keep those that may be needed yet."""

@@ -21,6 +21,8 @@ from rayrec.tuning.space import Changes, Space, as_it_is, check_against, parse_s
 from rayrec.yaml_files import is_file, read_yaml
 
 SEED = "training.seed"
+SEEDS = 1 << 63
+"""There are as many."""
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -132,6 +134,10 @@ def load_search(reference: str, given: Mapping[str, Any], recipe: Recipe) -> Sea
     check_against(space, recipe, where)
     if options.algorithm == "grid":
         space.grid()
+    if options.confirm and recipe.training.seed + options.confirm_seeds >= SEEDS:
+        raise RecipeError(
+            f"{where}: {SEED} ({recipe.training.seed}) leaves no room for {options.confirm_seeds} other seeds."
+        )
     if options.confirm and SEED in space.keys:
         raise RecipeError(f"{where}: {SEED} is searched: what is confirmed with other seeds must not be one itself.")
     if options.scheduler in {"pbt", "hyperband"} and recipe.training.workers:

@@ -150,6 +150,10 @@ class Records:
             if name != LEASE:
                 self.forget(name)
 
+    def remove(self, number: int) -> None:
+        """Forget a trial."""
+        self.storage.remove(self._path(number))
+
     def forget(self, name: str) -> None:
         """Remove a file or folder of it, if it is there."""
         if self.storage.exists(f"{self.folder}/{name}"):
@@ -185,6 +189,13 @@ def ranked(records: Iterable[TrialRecord], objectives: Objectives) -> list[Trial
 def best_of(records: Iterable[TrialRecord], objectives: Objectives) -> TrialRecord | None:
     """The first of `ranked`."""
     return next(iter(ranked(records, objectives)), None)
+
+
+def contenders(records: Iterable[TrialRecord], objectives: Objectives, count: int) -> list[TrialRecord]:
+    """So many of the best, and before them the recipe as it is, whatever it is worth, unless it failed."""
+    everything = list(records)
+    default = [record for record in everything if record.number == 0 and record.state not in {"running", "failed"}]
+    return [*default, *[record for record in ranked(everything, objectives) if record.number != 0][:count]]
 
 
 def state_of(record: TrialRecord, objectives: Objectives) -> str:

@@ -57,7 +57,7 @@ def sweep_page(
     )
     title = f"{recipe.name}: {len(trials)} trials"
     return document(
-        title, _header(recipe, chosen, title), _tiles(recipe, trials, best), [s for s in sections if s], note
+        title, _header(recipe, chosen, title), _tiles(recipe, trials, best, confirmed), [s for s in sections if s], note
     )
 
 
@@ -69,11 +69,16 @@ def _header(recipe: Recipe, chosen: Search, title: str) -> str:
     return f'<header><h1>{escape(title)}{mark}</h1><p class="muted">{how} · seed {options.seed}</p></header>'
 
 
-def _tiles(recipe: Recipe, trials: Sequence[TrialRecord], best: TrialRecord) -> str:
+def _tiles(recipe: Recipe, trials: Sequence[TrialRecord], best: TrialRecord, confirmed: Sequence[Confirmed]) -> str:
     epochs, most = sum(len(trial.curve) for trial in trials), most_epochs(recipe, trials)
     states = [(state, sum(trial.state == state for trial in trials)) for state in ("done", "stopped", "failed")]
     tiles = [
         ("Best", f"{best.best:.4f}", f"trial {best.number}"),
+        *(
+            (f"Mean of {len(found.seeds)} other seeds", f"{found.mean:.4f}", _trial_name(found.trial))
+            for found in confirmed
+            if found.trial in {0, best.number}
+        ),
         ("The recipe as it is", f"{trials[0].best:.4f}" if trials and trials[0].curve else "none", "trial 0"),
         ("Trials", f"{len(trials):,}", ", ".join(f"{count} {state}" for state, count in states if count)),
         ("Budget saved", f"{1 - epochs / max(1, most):.0%}", f"{epochs:,} of at most {most:,} epochs"),
@@ -109,8 +114,7 @@ def _confirmed(confirmed: Sequence[Confirmed], best: TrialRecord, chosen: Search
     head = ["Trial", *(f"Seed {seed}" for seed in confirmed[0].seeds), "Mean", "Standard deviation"]
     rows = [
         _row(
-            f"{found.trial}{' (the recipe as it is)' if found.trial == 0 else ''}"
-            f"{' (best)' if found.trial == best.number else ''}",
+            f"{_trial_name(found.trial)}{' (best)' if found.trial == best.number else ''}",
             [f"{value:.4f}" for value in (*found.values, found.mean, found.spread)],
         )
         for found in confirmed
@@ -259,6 +263,10 @@ def _point(x: Any, trial: TrialRecord, metric: str) -> Point:
 def _tip(trial: TrialRecord, metric: str) -> str:
     changes = ", ".join(f"{_short(key)} {_value(value)}" for key, value in trial.changes.items())
     return f"trial {trial.number} ({trial.state}): {metric} {trial.best:.4f}; {changes or 'the recipe as it is'}"
+
+
+def _trial_name(number: int) -> str:
+    return f"trial {number}" if number else "trial 0, the recipe as it is"
 
 
 def _short(key: str) -> str:

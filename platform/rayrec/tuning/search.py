@@ -19,11 +19,11 @@ from ray.tune.search import Searcher
 from rayrec.artifacts import Storage
 from rayrec.data.dataset import open_dataset
 from rayrec.data.views import open_view
-from rayrec.errors import DataError
+from rayrec.errors import ClusterError, DataError
 from rayrec.models.registry import model_class
 from rayrec.recipe import Recipe
 from rayrec.training.local import observe
-from rayrec.tuning.follower import Follower, Sweep, Watcher
+from rayrec.tuning.follower import MOST_LOST, Follower, Sweep, Watcher
 from rayrec.tuning.records import TrialRecord
 from rayrec.tuning.sampling import Sampler
 from rayrec.tuning.schedulers import scheduler
@@ -55,11 +55,12 @@ def search(sweep: Sweep, watcher: Watcher) -> list[TrialRecord]:
     Raises:
         ModelError: Too many trials failed.
         DataError: There are no validation events to judge trials by.
+        ClusterError: Ray killed processes of trials again and again.
     """
     os.environ.update(QUIET)
     for name in TALKATIVE:
         logging.getLogger(name).addFilter(_in_one_line)
-    follower, most = Follower(sweep, watcher), sweep.search.options.max_time
+    follower, most, killed = Follower(sweep, watcher), sweep.search.options.max_time, 0
     ends = math.inf if most is None else time.monotonic() + most
     while True:
         searcher, seconds = _searcher(sweep, sweep.records.read()), ends - time.monotonic()
@@ -67,6 +68,12 @@ def search(sweep: Sweep, watcher: Watcher) -> list[TrialRecord]:
             break
         try:
             _run(sweep, searcher, follower, None if most is None else seconds)
+        except ClusterError as error:
+            killed += 1
+            if killed > MOST_LOST:
+                raise
+            _LOG.warning("%s Trials that had not ended go on.", error)
+            continue
         finally:
             follower.leave_off(ends <= time.monotonic())
             sweep.records.forget(SCRATCH)
@@ -93,6 +100,7 @@ def _searcher(sweep: Sweep, known: list[TrialRecord]) -> Trials:
 def _run(sweep: Sweep, searcher: Trials, follower: Follower, seconds: float | None) -> None:
     """Run Ray Tune in a thread, so that Ctrl-C stops the trials and not what watches them."""
     settings, done = _settings(sweep, searcher, follower, seconds), futures.Future[Any]()
+    follower.stopper.now = False
 
     def fit() -> None:
         try:
@@ -110,6 +118,16 @@ def _run(sweep: Sweep, searcher: Trials, follower: Follower, seconds: float | No
     except KeyboardInterrupt:
         follower.stopper.now = True
         futures.wait([done], STOP_SECONDS)
+        raise
+    except Exception as error:
+        # Ray Tune ends all trials then: not because any was over.
+        follower.stopper.now = True
+        # It knows of actors that died, but of a process that was killed for want of memory it knows nothing.
+        if isinstance(error.__cause__, ray.exceptions.OutOfMemoryError):
+            raise ClusterError(
+                "tune: Ray killed a trial's process, because the machine ran out of memory. What has ended is kept: "
+                "the same command goes on. Run fewer trials at a time (--parallel), or smaller models."
+            ) from error
         raise
 
 

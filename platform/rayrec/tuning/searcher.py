@@ -74,9 +74,8 @@ class Trials(Searcher):
         number = next(number for number in itertools.count() if number not in self._numbers)
         if number >= self._trials:
             return Searcher.FINISHED
-        if number == 0:
-            changes = self._default or {}
-            name = self._name_of(self._recipe_of(changes))
+        changes = self._default or {}
+        if number == 0 and (name := self._name_of(self._recipe_of(changes))) not in self._tried:
             return self._begin(trial_id, TrialRecord(0, changes, name), self._sampler.given(changes))
         for attempt in itertools.count():
             suggestion = self._sampler.ask(number, attempt)
