@@ -30,7 +30,7 @@ COUNTS = np.ones(ITEMS + 1, np.int64)
 @pytest.fixture
 def model() -> HSTUEnsemble:
     torch.manual_seed(0)
-    return HSTUEnsemble(HSTUEnsembleConfig(dim=16, blocks=2, max_length=6, dropout=0.0, members=3), ITEMS).eval()
+    return HSTUEnsemble(HSTUEnsembleConfig(dim=16, blocks=1, max_length=6, dropout=0.0, members=3), ITEMS).eval()
 
 
 def part() -> Part:
@@ -88,8 +88,8 @@ def test_all_members_learn_a_planted_pattern() -> None:
     histories = Histories.of(list(rows))
     timed = Histories(histories.offsets, histories.items, np.arange(len(histories.items)) * 60)
     torch.manual_seed(0)
-    model = HSTUEnsemble(HSTUEnsembleConfig(dim=32, blocks=2, max_length=12, members=2), ITEMS)
-    settings = Optimization(epochs=12, batch_size=16, learning_rate=1e-2)
+    model = HSTUEnsemble(HSTUEnsembleConfig(dim=32, blocks=1, max_length=12, members=2), ITEMS)
+    settings = Optimization(epochs=8, batch_size=16, learning_rate=1e-2)
     run = start(model, Interactions(timed, ITEMS), settings, World())
     train(run, SequenceFeed(timed, 12, settings, 0), lambda model: {}, lambda run: None)
     asked = torch.from_numpy(rows[:ITEMS, 1:])

@@ -13,7 +13,7 @@ from tests.recipes import recipe_values, write_log
 from tests.watching import Silent
 
 from rayrec.artifacts import Storage
-from rayrec.data.prepare import prepare
+from rayrec.data.prepare import Prepared, prepare
 from rayrec.recipe import Recipe
 from rayrec.recipe_files import parse_recipe
 from rayrec.sweep import SweepResult, tune
@@ -51,14 +51,13 @@ class Seen(Silent):
 
 
 def swept(recipe: Recipe, storage: Storage, watcher: Seen) -> SweepResult:
-    options = Options(trials=3, parallel=2, algorithm="random", confirm=1, confirm_seeds=2)
+    options = Options(trials=2, parallel=2, algorithm="random", confirm=1, confirm_seeds=2)
     chosen = Search(parse_space(SPACE, "space"), options, parse_objectives(["ndcg@10"], ()))
     return tune(recipe, chosen, storage, watcher)
 
 
-def reached(recipe: Recipe, storage: Storage, seed: int) -> float:
+def reached(recipe: Recipe, storage: Storage, prepared: Prepared, seed: int) -> float:
     """The best metric of a training, found without a sweep."""
-    prepared = prepare(recipe, storage)
     seeded = changed(recipe, {"training.seed": seed})
     version = prepared.dataset.name, prepared.dataset.number
     training = LocalTraining(seeded, observe(TrainJob(seeded, version, prepared.view, storage, recipe.name)), 1, None)
@@ -73,11 +72,11 @@ def test_the_best_mean_over_new_seeds_wins_and_nothing_is_trained_twice(storage:
     luckiest = max(result.trials, key=lambda trial: (trial.best, -trial.number))
     assert {found.trial for found in result.confirmed} == {0, luckiest.number}
     assert result.best.number == max(result.confirmed, key=lambda found: found.mean).trial
-    own = recipe.training.seed
+    own, prepared = recipe.training.seed, prepare(recipe, storage)
     for found in result.confirmed:
         trial = changed(result.recipe, result.trials[found.trial].changes)
         assert found.seeds == (own + 1, own + 2)
-        assert found.values == tuple(reached(trial, storage, seed) for seed in found.seeds)
+        assert found.values == tuple(reached(trial, storage, prepared, seed) for seed in found.seeds)
     assert f"{result.confirmed[0].mean:.4f}" in result.page
     assert "<h2>With other seeds</h2>" in result.page
     mean = result.confirmed[0].mean

@@ -166,11 +166,11 @@ def test_a_process_that_is_killed_for_want_of_memory_ends_no_trial(
             broken.append(killed)
 
     seen: list[BaseException] = []
-    sweep = planned(training={"epochs": 30, "patience": 30}, trials=3, algorithm="random", parallel=1)
+    sweep = planned(training={"epochs": 12, "patience": 12}, trials=2, algorithm="random", parallel=1)
     records = search(sweep, Seen(kill))
     assert seen == [killed]
     assert broken == []
-    assert [(record.state, len(record.curve)) for record in records] == [("done", 30)] * 3
+    assert [(record.state, len(record.curve)) for record in records] == [("done", 12)] * 2
 
 
 def test_whatever_else_ray_tune_raises_leaves_trials_to_go_on(planned: Planner, broken: list[BaseException]) -> None:
@@ -178,7 +178,7 @@ def test_whatever_else_ray_tune_raises_leaves_trials_to_go_on(planned: Planner, 
         if record.number == 1 and len(record.curve) == 2:
             broken.append(RuntimeError("something else"))
 
-    sweep = planned(training={"epochs": 30, "patience": 30}, trials=2, algorithm="random", parallel=1)
+    sweep = planned(training={"epochs": 12, "patience": 12}, trials=2, algorithm="random", parallel=1)
     with pytest.raises(RuntimeError, match="something else"):
         search(sweep, Seen(fail))
     assert [record.state for record in sweep.records.read()] == ["done", "running"]
