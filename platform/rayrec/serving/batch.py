@@ -48,7 +48,7 @@ USERS_AT_A_TIME = 1024
 def recommend_all(release: Release, count: int, out: Path) -> int:
     """Write the best items of every user of a Release's Dataset into a Parquet file, users in the Dataset's order.
 
-    The histories are in memory once a node. The file is put in place whole, or not at all.
+    The file is put in place whole, or not at all.
 
     Args:
         release: Whose model answers.
