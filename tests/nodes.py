@@ -101,6 +101,12 @@ class Nodes:
         """SIGKILL one that trains."""
         os.kill(random.choice(sorted(self.training_workers())), signal.SIGKILL)
 
+    def stop_worker(self) -> int:
+        """SIGSTOP one that trains. Returns its process id."""
+        worker = random.choice(sorted(self.training_workers()))
+        os.kill(worker, signal.SIGSTOP)
+        return worker
+
     def kill_node(self) -> None:
         """SIGKILL everything on a node that trains, and let a new one join."""
         node = random.choice(sorted(self.training_workers().values()))

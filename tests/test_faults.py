@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import signal
 import time
 from collections.abc import Iterator
@@ -28,7 +29,9 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def nodes(tmp_path_factory: pytest.TempPathFactory, object_store: dict[str, str]) -> Iterator[Nodes]:
     """Three nodes that share an object store, and nothing else."""
-    with Nodes(tmp_path_factory.mktemp("nodes"), RAYREC_STORAGE="s3://rayrec/faults", **object_store) as started:
+    # A worker that hangs is waited for so long.
+    settings = {"RAYREC_STORAGE": "s3://rayrec/faults", "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "10"}
+    with Nodes(tmp_path_factory.mktemp("nodes"), **settings, **object_store) as started:
         yield started
 
 
@@ -124,6 +127,22 @@ def test_a_driver_that_is_told_to_stop_says_how_to_go_on(nodes: Nodes, recipe: P
     driver.process.send_signal(signal.SIGTERM)
     assert driver.finish() == 143, driver.output
     assert "The same command again goes on where this one stopped" in driver.output
+
+
+def test_a_worker_that_hangs_is_one_message_or_restarted(nodes: Nodes, recipe: Path, undisturbed: str) -> None:
+    again = ["train", str(recipe), "--set", "training.seed=1"]
+    driver = nodes.driver(*again)
+    some_time(driver, 2, EPOCHS // 2)
+    stopped = nodes.stop_worker()
+    assert driver.finish() == 2, driver.output
+    assert re.search(rf"worker [01] \(process {stopped} on [\d.]+\) hangs", driver.output)
+    assert "Traceback" not in driver.output
+    await_end_of({stopped: None})
+
+    driver = nodes.driver(*again, "--set", "training.hung=restart")
+    driver.await_epoch(2)
+    nodes.stop_worker()
+    assert driver.finish() == 0, driver.output
 
 
 def test_a_sweep_outlives_its_driver_and_its_nodes(nodes: Nodes, recipe: Path, storage: Storage) -> None:

@@ -43,6 +43,8 @@ class Training(Optimization):
         workers: Training processes; 0 trains in the calling process, without start-up and without restarts. By default
             one, or none for a view of fewer than 500,000 events where there are no GPUs.
         min_workers: Go on with so few while the cluster has no room for all; by default it is waited for.
+        hung: What a worker that does not answer does: ``stop`` the training, or have all workers ``restart`` from the
+            last checkpoint, as when one dies.
         memory_mb: A view whose events take more than so many MB of a worker's memory is read from files of its machine.
             By default half of the machine's memory, shared out among its workers.
         gpus: Whether workers get a GPU each; ``auto`` gives them one where the cluster has enough.
@@ -55,6 +57,7 @@ class Training(Optimization):
 
     workers: Annotated[int, Field(ge=0)] | None = None
     min_workers: Annotated[int, Field(ge=1)] | None = None
+    hung: Literal["stop", "restart"] = "stop"
     memory_mb: Annotated[int, Field(ge=1)] | None = None
     gpus: Annotated[Literal["auto", "yes", "no"], BeforeValidator(_yes_or_no)] = "auto"
     refit: Literal["none", "validation", "all"] = "none"

@@ -67,7 +67,7 @@ class TrainJob:
         How many workers there are does, in what they draw: an interrupted training may go on with more or fewer.
         """
         settings: Json = self.recipe.sections("training")["training"]
-        for name in ("refit", "checkpoint_steps", "workers", "min_workers", "memory_mb", "gpus"):
+        for name in ("refit", "checkpoint_steps", "workers", "min_workers", "hung", "memory_mb", "gpus"):
             del settings[name]
         settings["warm_start"] = self.parent and self.parent.bundle
         return {**settings, "folds": list(self.folds), "stopped_after": self.epochs}

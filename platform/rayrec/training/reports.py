@@ -26,9 +26,11 @@ class Reports:
         self._entries: dict[int, Metrics] = {}
         self._begun: list[Position] = []
         self._threads: int | None = None
+        self._where: dict[int, str] = {}
 
-    def begin(self, rank: int, position: Position, threads: int) -> int:
+    def begin(self, rank: int, where: str, position: Position, threads: int) -> int:
         """A worker begins, after ``position``. Returns the number of threads that was proposed first."""
+        self._where[rank] = where
         if rank == 0:
             self._begun.append(position)
         self._threads = self._threads or threads
@@ -37,6 +39,10 @@ class Reports:
     def add(self, entry: Metrics) -> None:
         """An epoch has ended."""
         self._entries[int(entry["epoch"])] = entry
+
+    def where(self, rank: int) -> str:
+        """Where a worker is."""
+        return self._where.get(rank, "not yet begun")
 
     def since(self, epoch: int, begun: int) -> tuple[list[Metrics], list[Position]]:
         """Entries of later epochs, and after what workers began, but for the first ``begun`` times."""

@@ -21,7 +21,8 @@ import ray
 import ray.train
 import ray.train.torch
 import torch
-from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train import RunConfig, ScalingConfig
+from ray.train.v2._internal.exceptions import WorkerHealthCheckTimeoutError
 
 from rayrec.artifacts import Json
 from rayrec.data.dataset import open_dataset
@@ -56,6 +57,15 @@ NO_VALIDATION = (
     "the best one, set data.split so that there are some; for kind = given, set data.split.validation to a share of "
     "the training events such as 0.1."
 )
+HUNG = (
+    "training: worker {} ({}) hangs: it was asked whether it lives, and did not answer. Run the same command again to "
+    "go on from the checkpoint after {}; with training.hung = restart that happens by itself. "
+    "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S says how many seconds an answer is waited for."
+)
+FAILED = (
+    "training: the workers failed {} times, last with: {}. Run the same command again to go on from the last "
+    "checkpoint."
+)
 SMALL = 500_000
 """Events of a view from which on a worker is started for it."""
 MAX_FAILURES = 3
@@ -85,19 +95,36 @@ def train_model(job: TrainJob, run_name: str, on_epoch: Callable[[Metrics], None
     if (begun := checkpoints.newest()) != Position():
         _LOG.warning("training: goes on from the checkpoint after %s", begun)
     with reporter(on_epoch) as reports:
-        while True:
-            before = checkpoints.newest()
-            try:
-                return cast("str", _value(_fit_by_ray_train(job, checkpoints, reports)))
-            except ray.train.TrainingFailedError as error:
-                if checkpoints.newest() > before:
-                    # Machines that come and go all night are no reason to give up while there is progress.
-                    continue
-                reason = re.sub(r"^rayrec\.errors\.\w+: ", "", str(error).strip().splitlines()[-1]).rstrip(".")
-                raise ModelError(
-                    f"training: the workers failed {MAX_FAILURES + 1} times, last with: {reason}. "
-                    "Run the same command again to go on from the last checkpoint."
-                ) from error
+        return cast("str", _value(_until_done(job, checkpoints, reports)))
+
+
+def _until_done(job: TrainJob, checkpoints: Checkpoints, reports: Any) -> Any:
+    """Run the workers, again when they or their nodes die. Returns what rank 0 returned."""
+    failures = 0
+    while True:
+        before = checkpoints.newest()
+        try:
+            return _fit_by_ray_train(job, checkpoints, reports)
+        except ray.train.TrainingFailedError as error:
+            hung = _hung(error)
+            if hung is not None and job.recipe.training.hung == "stop":
+                where = ray.get(reports.where.remote(hung))
+                raise ModelError(HUNG.format(hung, where, checkpoints.newest())) from error
+            # Machines that come and go all night are no reason to give up while there is progress.
+            failures = 1 if checkpoints.newest() > before else failures + 1
+            if failures > MAX_FAILURES:
+                raise ModelError(FAILED.format(failures, _reason(error))) from error
+
+
+def _hung(error: ray.train.TrainingFailedError) -> int | None:
+    """The rank of a worker that had stopped to answer."""
+    failed = error.worker_failures if isinstance(error, ray.train.WorkerGroupError) else {}
+    return next((rank for rank, why in failed.items() if isinstance(why, WorkerHealthCheckTimeoutError)), None)
+
+
+def _reason(error: ray.train.TrainingFailedError) -> str:
+    """The last line of what Ray Train says."""
+    return re.sub(r"^rayrec\.errors\.\w+: ", "", str(error).strip().splitlines()[-1]).rstrip(".")
 
 
 def with_workers(job: TrainJob) -> TrainJob:
@@ -115,7 +142,7 @@ def with_workers(job: TrainJob) -> TrainJob:
 
 
 def _fit_by_ray_train(job: TrainJob, checkpoints: Checkpoints, reports: Any) -> Any:
-    """Run the workers, started again when they or their nodes die. Returns what rank 0 returned."""
+    """Run the workers once. Returns what rank 0 returned."""
     with tempfile.TemporaryDirectory(prefix="rayrec-train-") as folder:
         trainer = ray.train.torch.TorchTrainer(
             _train_worker,
@@ -125,7 +152,6 @@ def _fit_by_ray_train(job: TrainJob, checkpoints: Checkpoints, reports: Any) -> 
                 name=checkpoints.name,
                 # Of no use to us (see rayrec.training.checkpoint), but Ray Train wants to have one.
                 storage_path=folder,
-                failure_config=FailureConfig(max_failures=MAX_FAILURES),
             ),
         )
         # Without workers this process trains; a thread could not be interrupted.
@@ -220,7 +246,7 @@ def _train_here(job: TrainJob, checkpoints: Checkpoints, reports: Any) -> str | 
     threads = recipe.training.threads or max(1, _cores() // context.get_local_world_size())
     # Sums depend on the number of threads: workers that were started again elsewhere keep to the first choice.
     (threads,) = _of_first(world, threads)
-    threads = ray.get(reports.begin.remote(world.rank, position, threads))
+    threads = ray.get(reports.begin.remote(world.rank, _whereabouts(), position, threads))
     torch.set_num_threads(threads)
     sequences, dataset = load(job, memory_of(recipe, context.get_local_world_size()))
     if world.rank == 0 and sequences.empty is not np.empty:
@@ -288,6 +314,11 @@ class _Best:
     """The best state so far."""
 
     state: dict[str, torch.Tensor]
+
+
+def _whereabouts() -> str:
+    """This process, for who looks for it."""
+    return f"process {os.getpid()} on {ray.util.get_node_ip_address()}"
 
 
 def _cores() -> int:

@@ -24,7 +24,7 @@ FIXED = {
     "training.refit": "trials are judged on validation events, which must not be learnt from",
     "training.warm_start": "all trials begin with random weights",
     **dict.fromkeys(
-        ("training.workers", "training.min_workers", "training.gpus", "training.threads", "training.memory_mb"),
+        (f"training.{key}" for key in ("workers", "min_workers", "hung", "gpus", "threads", "memory_mb")),
         "it changes how a trial is run, not what it learns: set it in the recipe, or with --set",
     ),
 }
