@@ -1,7 +1,7 @@
-"""Twelve faults: a training worker, a node or the driver is killed, or a node is taken away with notice.
+"""Fifteen faults: a worker, a node or the driver is killed, a node is taken away with notice, or a worker hangs.
 
     make bench-faults
-    .venv/bin/python benchmarks/faults.py --kills 12 --seed 0 --json build/faults.json
+    .venv/bin/python benchmarks/faults.py --kills 15 --seed 0 --json build/faults.json
 
 They come at random moments. Two workers train on two nodes that share an S3 server (moto's, on this machine) and
 nothing else. After each the weights must be, byte for byte, those of the run that nothing happened to. A killed driver
@@ -37,8 +37,18 @@ from rayrec.artifacts import Storage
 
 EPOCHS = 40
 MODEL = {"name": "sasrec", "dim": 32, "blocks": 2, "max_length": 12, "dropout": 0.2}
-TRAINING = {"epochs": EPOCHS, "batch_size": 4, "learning_rate": 0.001, "patience": EPOCHS, "gpus": "no", "workers": 2}
-KINDS = ("worker", "node", "driver", "notice")
+TRAINING = {
+    "epochs": EPOCHS,
+    "batch_size": 4,
+    "learning_rate": 0.001,
+    "patience": EPOCHS,
+    "gpus": "no",
+    "workers": 2,
+    "hung": "restart",
+}
+KINDS = ("worker", "node", "driver", "notice", "hung")
+PATIENCE = "10"
+"""Seconds after which a worker that does not answer hangs."""
 NOTICE = 4
 """Seconds that a node is told of its end before."""
 STORAGE = "s3://rayrec/faults"
@@ -49,7 +59,7 @@ class Outcome:
     """What became of a run.
 
     Attributes:
-        killed: What was killed.
+        killed: What was killed, taken away or stopped.
         at: The epoch told of last before.
         seconds: Of the training, all in all.
         exit_code: Of the command; of the second one when the driver was killed.
@@ -94,6 +104,8 @@ class Experiment:
             self._nodes.kill_node()
         elif kind == "notice":
             self._nodes.reclaim_node(NOTICE)
+        elif kind == "hung":
+            self._nodes.stop_worker()
         else:
             self._nodes.kill_worker()
         code = driver.finish()
@@ -125,7 +137,7 @@ def object_store() -> dict[str, str]:
 def main() -> None:
     """Run, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=12)
+    parser.add_argument("--kills", type=int, default=15)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, default=Path("build/faults.json"))
     arguments = parser.parse_args()
@@ -138,7 +150,8 @@ def main() -> None:
         for name in ("log.csv", "items.csv"):
             storage.replace(f"logs/{name}", log.with_name(name).read_bytes())
         recipe = write_recipe(folder, f"{STORAGE}/logs/log.csv", model=MODEL, training=TRAINING)
-        with Nodes(folder, RAYREC_STORAGE=STORAGE, **variables) as nodes:
+        settings = {"RAYREC_STORAGE": STORAGE, "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": PATIENCE}
+        with Nodes(folder, **settings, **variables) as nodes:
             experiment = Experiment(nodes, storage, recipe)
             experiment.undisturbed()
             # Again, with everything prepared: this is what the others are measured against.
@@ -153,8 +166,8 @@ def main() -> None:
 
 def show(outcomes: list[Outcome], seconds: float) -> None:
     """Print the table."""
-    table = Table(title=f"Kills in {EPOCHS} epochs on two nodes; undisturbed {seconds:.0f} s")
-    for column in ("killed", "at epoch", "exit code", "seconds", "weights identical"):
+    table = Table(title=f"Faults in {EPOCHS} epochs on two nodes; undisturbed {seconds:.0f} s")
+    for column in ("what", "at epoch", "exit code", "seconds", "weights identical"):
         table.add_column(column, justify="right")
     for o in outcomes:
         table.add_row(o.killed, str(o.at), str(o.exit_code), f"{o.seconds:.0f}", "yes" if o.identical else "NO")

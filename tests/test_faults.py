@@ -101,13 +101,10 @@ def test_nodes_that_share_only_the_storage_run_a_recipe(nodes: Nodes, undisturbe
 def test_whatever_dies_the_weights_are_the_same(nodes: Nodes, recipe: Path, undisturbed: str, storage: Storage) -> None:
     weights = forget(storage, undisturbed)
     driver = nodes.driver("train", str(recipe))
-    some_time(driver, 2, EPOCHS // 4)
-    nodes.kill_worker()
-    # Epochs are told late: what was done before the kill may still be to come.
-    driver.await_restart(1)
-    some_time(driver, EPOCHS // 3, EPOCHS // 2)
+    some_time(driver, 2, EPOCHS // 2)
+    # With its worker.
     nodes.kill_node()
-    driver.await_restart(2)
+    driver.await_restart(1)
     workers = nodes.training_workers()
     driver.kill()
     await_end_of(workers)
@@ -129,20 +126,14 @@ def test_a_driver_that_is_told_to_stop_says_how_to_go_on(nodes: Nodes, recipe: P
     assert "The same command again goes on where this one stopped" in driver.output
 
 
-def test_a_worker_that_hangs_is_one_message_or_restarted(nodes: Nodes, recipe: Path, undisturbed: str) -> None:
-    again = ["train", str(recipe), "--set", "training.seed=1"]
-    driver = nodes.driver(*again)
+def test_a_worker_that_hangs_is_one_message(nodes: Nodes, recipe: Path, undisturbed: str) -> None:
+    driver = nodes.driver("train", str(recipe), "--set", "training.seed=1")
     some_time(driver, 2, EPOCHS // 2)
     stopped = nodes.stop_worker()
     assert driver.finish() == 2, driver.output
-    assert re.search(rf"worker [01] \(process {stopped} on [\d.]+\) hangs", driver.output)
+    assert re.search(rf"worker [01] \(process {stopped} on [\d.]+\) hangs.* checkpoint after epoch \d", driver.output)
     assert "Traceback" not in driver.output
     await_end_of({stopped: None})
-
-    driver = nodes.driver(*again, "--set", "training.hung=restart")
-    driver.await_epoch(2)
-    nodes.stop_worker()
-    assert driver.finish() == 0, driver.output
 
 
 def test_a_sweep_outlives_its_driver_and_its_nodes(nodes: Nodes, recipe: Path, storage: Storage) -> None:

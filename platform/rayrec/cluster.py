@@ -32,8 +32,10 @@ SETTINGS = {
     # How long a replica stays for balancers that have not heard of its end; the default of 30 s is for those outside.
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "3",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
-    # A worker that does not answer for so long is replaced; Ray waits for ten minutes.
+    # A worker that does not answer for so long hangs; Ray waits for ten minutes.
     "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "60",
+    # How long those are waited for that wait for one that is gone or hangs; Ray's default is 30.
+    "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "5",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     # How long Ray Data keeps resources for a driver that is gone; a living one asks anew every 10 s.
     "RAY_DATA_AUTOSCALING_REQUEST_EXPIRE_TIME_S": "30",

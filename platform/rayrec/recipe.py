@@ -120,6 +120,11 @@ class Serving(Section):
     max_queued_requests: int = Field(256, ge=1, description="Requests that wait in a replica; beyond, 429.")
     max_batch_size: int = Field(64, ge=1, description="Most requests scored in one pass.")
     replica_cpus: float = Field(0.5, gt=0, description="CPUs reserved a replica.")
+    state: str | None = Field(
+        None,
+        description="URL of the database of events, items and users, such as "
+        "postgresql://${USER}:${PASSWORD}@HOST/DATABASE; by default a SQLite file in RAYREC_HOME.",
+    )
 
     @model_validator(mode="after")
     def _replicas_in_order(self) -> Serving:

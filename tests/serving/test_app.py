@@ -13,13 +13,15 @@ from rayrec.inference.release import Release, open_release
 from rayrec.serving.app import build_app
 from rayrec.serving.batching import OverloadedError
 from rayrec.serving.engine import Answer, Engine, Query
+from rayrec.serving.store.store import Store
 
 
 class Direct:
     """A backend that answers at once, or not at all."""
 
-    def __init__(self, engine: Engine | None) -> None:
+    def __init__(self, engine: Engine | None, store: Store | None = None) -> None:
         self.engine = engine
+        self.store = store
         self.refused: str | None = None
         self.failure: Exception | None = None
 
@@ -30,14 +32,14 @@ class Direct:
 
 
 @pytest.fixture(scope="module")
-def engine(release: Release) -> Engine:
+def engine(release: Release, filled: Store) -> Engine:
     """The Release in memory."""
-    return Engine.load(release.storage, release.digest)
+    return Engine.load(release.storage, release.digest, known=filled.histories_of, catalog=filled.catalog)
 
 
 @pytest.fixture
-def backend(engine: Engine) -> Direct:
-    return Direct(engine)
+def backend(engine: Engine, filled: Store) -> Direct:
+    return Direct(engine, filled)
 
 
 @pytest.fixture
@@ -214,13 +216,6 @@ def test_before_a_release_is_loaded_it_is_alive_but_not_ready() -> None:
     assert client.get("/v1/health").status_code == 200
     assert client.get("/v1/ready").status_code == 503
     assert client.get("/v1/recommend/u1").headers["retry-after"] == "1"
-
-
-def test_gorse_clients_get_a_list_of_keys(client: TestClient) -> None:
-    answer = client.get("/v1/recommend/u1?n=5").json()
-
-    assert client.get("/api/recommend/u1?n=5").json() == keys(answer)
-    assert client.get("/api/recommend/u1/?n=5").json() == keys(answer)
 
 
 def test_the_openapi_document_describes_every_route(client: TestClient) -> None:

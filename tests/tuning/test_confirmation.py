@@ -51,7 +51,7 @@ class Seen(Silent):
 
 
 def swept(recipe: Recipe, storage: Storage, watcher: Seen) -> SweepResult:
-    options = Options(trials=2, parallel=2, algorithm="random", confirm=1, confirm_seeds=2)
+    options = Options(trials=2, parallel=1, algorithm="random", confirm=1, confirm_seeds=2)
     chosen = Search(parse_space(SPACE, "space"), options, parse_objectives(["ndcg@10"], ()))
     return tune(recipe, chosen, storage, watcher)
 

@@ -78,7 +78,7 @@ def planned(storage: Storage, prepared: tuple[Path, Path, Prepared]) -> Planner:
     def make(space: dict[str, Any] = RATES, training: dict[str, Any] | None = None, **options: Any) -> Sweep:
         values = recipe_values(log)
         recipe = parse_recipe(values | {"training": values["training"] | (training or {})})
-        chosen = Options(**{"parallel": 2, "max_failed": 0.5, **options})
+        chosen = Options(**{"parallel": 1, "max_failed": 0.5, **options})
         objectives = parse_objectives(chosen.metric or ("ndcg@10",), chosen.constraints)
         tracker = Tracker(recipe.name)
         wanted = Search(parse_space(space, "space"), chosen, objectives)
@@ -91,7 +91,7 @@ def planned(storage: Storage, prepared: tuple[Path, Path, Prepared]) -> Planner:
 
 
 def test_a_sweep_trains_every_trial_and_goes_on_with_no_work_lost(planned: Planner) -> None:
-    sweep = planned(trials=3, algorithm="random")
+    sweep = planned(trials=3, algorithm="random", parallel=2)
     first = search(sweep, Seen())
     assert [record.state for record in first] == ["done"] * 3
     assert all(len(record.curve) == 3 and record.seconds > 0 for record in first)
@@ -166,7 +166,7 @@ def test_a_process_that_is_killed_for_want_of_memory_ends_no_trial(
             broken.append(killed)
 
     seen: list[BaseException] = []
-    sweep = planned(training={"epochs": 12, "patience": 12}, trials=2, algorithm="random", parallel=1)
+    sweep = planned(training={"epochs": 12, "patience": 12}, trials=2, algorithm="random")
     records = search(sweep, Seen(kill))
     assert seen == [killed]
     assert broken == []
@@ -178,7 +178,7 @@ def test_whatever_else_ray_tune_raises_leaves_trials_to_go_on(planned: Planner, 
         if record.number == 1 and len(record.curve) == 2:
             broken.append(RuntimeError("something else"))
 
-    sweep = planned(training={"epochs": 12, "patience": 12}, trials=2, algorithm="random", parallel=1)
+    sweep = planned(training={"epochs": 12, "patience": 12}, trials=2, algorithm="random")
     with pytest.raises(RuntimeError, match="something else"):
         search(sweep, Seen(fail))
     assert [record.state for record in sweep.records.read()] == ["done", "running"]
@@ -208,7 +208,7 @@ def test_hyperband_pauses_trials_and_ends_with_a_best_one(planned: Planner) -> N
 
 def test_trials_below_the_median_are_stopped(planned: Planner) -> None:
     space = {"training.learning_rate": {"choice": [0.01, 0.011, 0.012, 0.00001]}}
-    sweep = planned(space, {"epochs": 9}, trials=4, algorithm="grid", scheduler="median", grace_epochs=2, parallel=1)
+    sweep = planned(space, {"epochs": 9}, trials=4, algorithm="grid", scheduler="median", grace_epochs=2)
     *others, last = search(sweep, Seen())
     assert {record.state for record in others} == {"done"}
     assert (last.state, len(last.curve)) == ("stopped", 2)
@@ -249,7 +249,7 @@ def test_values_of_a_population_stay_within_bounds_and_its_sweep_can_be_gone_on_
 
 def test_trials_that_fail_are_kept_and_too_many_end_the_sweep(planned: Planner) -> None:
     space = {"training.learning_rate": {"choice": [1.0e30, 2.0e30, 3.0e30, 4.0e30]}}
-    sweep = planned(space, trials=5, algorithm="grid", parallel=1, max_failed=0.3)
+    sweep = planned(space, trials=5, algorithm="grid", max_failed=0.3)
     with pytest.raises(ModelError, match=r"tune: 2 of 5 trials failed, more than max_failed = 0\.3 allows"):
         search(sweep, Seen())
     records = sweep.records.read()
@@ -275,7 +275,7 @@ def test_ctrl_c_keeps_what_has_ended_and_the_rest_goes_on_later(planned: Planner
         if record.number == 1 and len(record.curve) == 1:
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
-    sweep = planned(training={"epochs": 60, "patience": 60}, trials=3, algorithm="random", parallel=1)
+    sweep = planned(training={"epochs": 60, "patience": 60}, trials=3, algorithm="random")
     with pytest.raises(KeyboardInterrupt):
         search(sweep, Seen(interrupt))
     kept = sweep.records.read()
@@ -304,13 +304,13 @@ def test_models_compete_each_with_its_own_keys_and_costs_are_measured(planned: P
 
 
 def test_a_training_with_workers_of_its_own_is_a_trial_too(planned: Planner) -> None:
-    (record,) = search(planned(training={"workers": 1, "epochs": 2}, trials=1, parallel=1), Seen())
+    (record,) = search(planned(training={"workers": 1, "epochs": 2}, trials=1), Seen())
     assert (record.state, len(record.curve)) == ("done", 2)
     assert record.values == {"ndcg@10": record.best}
 
 
 def test_when_time_is_up_what_runs_is_stopped(planned: Planner) -> None:
-    sweep = planned(training={"epochs": 5000, "patience": 5000}, trials=3, parallel=1, max_time=6)
+    sweep = planned(training={"epochs": 5000, "patience": 5000}, trials=3, max_time=6)
     (record,) = search(sweep, Seen())
     assert record.state == "stopped"
     assert record.values == {"ndcg@10": record.best}

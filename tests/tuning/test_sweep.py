@@ -46,7 +46,7 @@ def sweep(
     log: Path, storage: Storage, constraints: tuple[str, ...] = (), trials: int = 5, **sections: Any
 ) -> SweepResult:
     recipe = parse_recipe(recipe_values(log, **sections))
-    options = Options(trials=trials, parallel=2, constraints=constraints)
+    options = Options(trials=trials, parallel=1, constraints=constraints)
     chosen = Search(parse_space(SPACE, "space"), options, parse_objectives(["ndcg@10"], constraints))
     return tune(recipe, chosen, storage, Watching())
 

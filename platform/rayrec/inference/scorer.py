@@ -85,12 +85,16 @@ class Scorer:
             row[rows] = -np.inf
         return top_k(scores, k)
 
-    def similar(self, row: int, k: int) -> tuple[np.ndarray, np.ndarray] | None:
-        """The ``k`` items nearest to an item by cosine: rows ``[k]`` and similarities ``[k]``; None without vectors."""
+    def similar(self, row: int, k: int, excluded: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+        """The ``k`` items nearest to an item by cosine: rows ``[k]`` and similarities ``[k]``; None without vectors.
+
+        ``excluded``: ``[n]`` int64 item rows that are passed over.
+        """
         if self.vectors is None:
             return None
         similarities = self._directions @ self._directions[row]
         similarities[[0, row]] = -np.inf
+        similarities[excluded] = -np.inf
         rows, values = top_k(similarities[None, :], k)
         return rows[0], values[0]
 

@@ -98,7 +98,7 @@ def _answers(batch: dict[str, np.ndarray], **settings: Any) -> pa.Table:
 def answers_of(storage: Storage, digest: str, count: int, histories: Shared, keys: Shared) -> Answers:
     """What a process answers with, loaded once. Not an actor of Ray Data: it warns of each one that has arguments."""
     known = histories.value
-    return Answers(Engine.load(storage, digest, histories=known), known, keys.value, count)
+    return Answers(Engine.load(storage, digest, known=lambda *_: known), known, keys.value, count)
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ def _by_position(release: Release) -> DatasetHistories:
 
 def _check(storage: Storage, digest: str, histories: Shared) -> None:
     """Whether the engine loads."""
-    Engine.load(storage, digest, histories=histories.value)
+    Engine.load(storage, digest, known=lambda *_: histories.value)
 
 
 @contextmanager

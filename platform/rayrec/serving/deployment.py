@@ -8,17 +8,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
+import ray
 from fastapi import FastAPI
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ray import serve
 from ray.serve.config import BackpressureConfig
 
 from rayrec.artifacts import Storage
+from rayrec.data.dataset import open_dataset
+from rayrec.data.variables import expanded
 from rayrec.errors import RecipeError
+from rayrec.inference.release import open_release
 from rayrec.recipe import Serving
 from rayrec.serving.app import build_app
 from rayrec.serving.batching import Batcher
 from rayrec.serving.engine import Answer, Engine, Query
+from rayrec.serving.store.store import Store, default_url
 from rayrec.tracking import find_release
 
 _LOG = logging.getLogger("ray.serve")
@@ -38,6 +43,7 @@ class UserConfig(BaseModel):
         storage: Where the Release lives, when ``release`` is a digest.
         max_batch_size: See the recipe's `serving`; by default what the Release says.
         max_queued_requests: The same.
+        state: The same.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -46,6 +52,7 @@ class UserConfig(BaseModel):
     storage: str | None = None
     max_batch_size: int | None = Field(None, ge=1)
     max_queued_requests: int | None = Field(None, ge=1)
+    state: str | None = None
 
     def find(self) -> tuple[Storage, str]:
         """The storage and the digest of the Release.
@@ -61,10 +68,11 @@ class UserConfig(BaseModel):
 
 @dataclass(frozen=True)
 class _Live:
-    """An engine and its queue, swapped together."""
+    """An engine with its queue and its store, swapped together."""
 
     engine: Engine
     batcher: Batcher[Query, Answer]
+    store: Store
 
 
 @serve.deployment(name="endpoint")
@@ -76,6 +84,7 @@ class Endpoint:
         self._live: _Live | None = None
         self._refused: str | None = None
         self._wanted: dict[str, Any] = {}
+        self._stores: dict[str, Store] = {}
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return build_app(self)
@@ -84,6 +93,11 @@ class Endpoint:
     def engine(self) -> Engine | None:
         """See `rayrec.serving.app.Backend`."""
         return self._live.engine if self._live else None
+
+    @property
+    def store(self) -> Store | None:
+        """See `rayrec.serving.app.Backend`."""
+        return self._live.store if self._live else None
 
     @property
     def refused(self) -> str | None:
@@ -117,22 +131,37 @@ class Endpoint:
         else:
             self._refused = None
 
-    @staticmethod
-    def _load(config: dict[str, Any]) -> _Live:
+    def _load(self, config: dict[str, Any]) -> _Live:
         try:
             given = UserConfig.model_validate(config)
         except ValidationError as error:
             problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
             raise RecipeError(f"user_config: {problems}. Known keys: {', '.join(UserConfig.model_fields)}.") from error
-        engine = Engine.load(*given.find())
-        settings = Serving(**engine.release.content["serving"])
+        storage, digest = given.find()
+        content = open_release(storage, digest).content
+        settings = Serving(**content["serving"])
+        store = self._store_of(given.state or settings.state, content["name"])
+        store.fill(open_dataset(storage, content["dataset"]["name"], content["dataset"]["manifest"]))
+        engine = Engine.load(storage, digest, known=store.histories_of, catalog=store.catalog)
 
         def compute(queries: Sequence[Query]) -> Sequence[Answer]:
             return engine.answer(queries)
 
         size, queued = given.max_batch_size, given.max_queued_requests
         batcher = Batcher(compute, size or settings.max_batch_size, queued or settings.max_queued_requests)
-        return _Live(engine, batcher)
+        return _Live(engine, batcher, store)
+
+    def _store_of(self, url: str | None, name: str) -> Store:
+        """The store at a URL, which stays open for as long as replicas live: Releases come and go."""
+        place = expanded(url) if url else default_url(name)
+        nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+        if place.startswith("sqlite") and len(nodes) > 1:
+            raise RecipeError(
+                "serving.state: replicas on several nodes share no SQLite file. Give the URL of a PostgreSQL."
+            )
+        if place not in self._stores:
+            self._stores[place] = Store(place)
+        return self._stores[place]
 
     async def check_health(self) -> None:
         """Called by Serve: a replica that cannot answer is replaced."""
@@ -157,6 +186,7 @@ def build_application(storage: Storage, release: str, settings: Serving) -> Any:
         release=release,
         max_batch_size=settings.max_batch_size,
         max_queued_requests=settings.max_queued_requests,
+        state=settings.state,
     )
     return _with_options(settings).options(user_config=config.model_dump()).bind()
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from types import MappingProxyType
 
 import numpy as np
@@ -18,9 +19,9 @@ from rayrec.inference.inputs import Context
 from rayrec.inference.release import Release, open_release
 from rayrec.inference.scorer import Scorer
 from rayrec.serving.features import RequestFeatures, Said, moment
-from rayrec.serving.state import Catalog, DatasetCatalog, DatasetHistories, History, HistoryStore, Item
+from rayrec.serving.state import Catalog, DatasetHistories, History, HistoryStore, Item, Items
 
-MODEL, POPULAR = "model", "popular"
+MODEL, POPULAR, LATEST = "model", "popular", "latest"
 POPULARITY = "popularity"
 """The kind of model that knows nothing of what goes with an item."""
 NOTHING: Said = MappingProxyType({})
@@ -28,6 +29,28 @@ NOTHING: Said = MappingProxyType({})
 
 class UnknownItemError(RayrecError):
     """An item key that the catalogue does not have."""
+
+
+MOST_KEPT = 1000
+"""Sets of categories of which it is kept in memory what lies outside."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which items may be recommended.
+
+    Attributes:
+        categories: Only items that belong to one of these; by default all.
+        exclude: Keys of items that may not.
+    """
+
+    categories: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+
+
+ANYTHING = Wanted()
+Known = Callable[[Release, Scorer], HistoryStore]
+"""Gives the histories of users by the item rows of a Release's model."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +91,12 @@ class ScoredItem:
 
 @dataclass(frozen=True)
 class Answer:
-    """Recommendations, and where they come from: ``model``, or ``popular`` when nothing is known of the user."""
+    """Recommendations, and where they come from.
+
+    Attributes:
+        items: Best first.
+        source: ``model``; ``popular`` when nothing is known to recommend from; ``latest`` where that is asked for.
+    """
 
     items: list[ScoredItem]
     source: str
@@ -123,16 +151,25 @@ class Engine:
         self.catalog = catalog
         self.features = features
         self._exclude_seen = bool(release.content["funnel"]["exclude_seen"])
+        self._left_out: tuple[int, dict[tuple[str, ...], np.ndarray]] = (-1, {})
 
     @classmethod
-    def load(cls, storage: Storage, digest: str, threads: int = 1, histories: HistoryStore | None = None) -> Engine:
+    def load(
+        cls,
+        storage: Storage,
+        digest: str,
+        threads: int = 1,
+        known: Known | None = None,
+        catalog: Catalog | None = None,
+    ) -> Engine:
         """Load, check and warm a Release.
 
         Args:
             storage: Where it is.
             digest: Its name.
             threads: Threads of the scorer.
-            histories: Of users; by default `histories_of` the Release.
+            known: Gives the histories of users; by default `histories_of`.
+            catalog: The items; by default those of the Release's Dataset.
 
         Raises:
             ModelError: A part is missing, damaged, or gives other answers than when it was published.
@@ -145,15 +182,17 @@ class Engine:
         dataset = open_dataset(storage, content["dataset"]["name"], content["dataset"]["manifest"])
         check_features(bundle.manifest, bundle.path, dataset, view)
         features = RequestFeatures.of(dataset, view, scorer.widths)
-        known = histories or histories_of(release)
-        engine = cls(release, scorer, popular, known, DatasetCatalog.of(dataset), features)
+        histories = known(release, scorer) if known else histories_of(release)
+        engine = cls(release, scorer, popular, histories, catalog or Items.of(dataset), features)
         engine.answer([engine.session_query([], 10, 0)])
         return engine
 
-    def user_query(self, user: str, count: int, offset: int, context: Said = NOTHING) -> Query | None:
+    def user_query(
+        self, user: str, count: int, offset: int, context: Said = NOTHING, wanted: Wanted = ANYTHING
+    ) -> Query | None:
         """What to ask for a user; None for a user nobody has seen. ``context``: as for `session_query`."""
         history = self.histories.history(user)
-        return None if history is None else self.history_query(history, count, offset, context)
+        return None if history is None else self.history_query(history, count, offset, context, wanted=wanted)
 
     def session_query(
         self,
@@ -163,6 +202,7 @@ class Engine:
         times: Sequence[int] | None = None,
         user: Said = NOTHING,
         context: Said = NOTHING,
+        wanted: Wanted = ANYTHING,
     ) -> Query:
         """What to ask for a session, given as item keys; keys the model does not know are passed over.
 
@@ -173,27 +213,49 @@ class Engine:
             times: Seconds since the epoch of each of ``items``; None where they are not known.
             user: What is said of who asks, by column of the user table.
             context: What is said of the moment, by column of the log.
+            wanted: Which items may be recommended.
 
         Raises:
             FeatureError: The model does not read what is said.
         """
         known = None if times is None else np.asarray(times, np.int64)[self.scorer.known(items)]
-        return self.history_query(History(self.scorer.rows_of(items), known), count, offset, context, user)
+        return self.history_query(History(self.scorer.rows_of(items), known), count, offset, context, user, wanted)
 
     def history_query(
-        self, history: History, count: int, offset: int, context: Said = NOTHING, user: Said = NOTHING
+        self,
+        history: History,
+        count: int,
+        offset: int,
+        context: Said = NOTHING,
+        user: Said = NOTHING,
+        wanted: Wanted = ANYTHING,
     ) -> Query:
         """What to ask for a history; the rest as for `session_query`."""
         at, rows = moment(context, int(time.time())), history.items
+        seen = rows if self._exclude_seen else rows[:0]
         return Query(
             rows,
             count,
             offset,
-            exclude=rows if self._exclude_seen else rows[:0],
+            exclude=np.concatenate([seen, self._rows_outside(wanted, len(rows) > 0)]),
             context=Context(None if history.times is None else np.append(history.times, at), history.features),
             user=self.features.read("user", user, at),
             moment=self.features.read("context", context, at),
         )
+
+    def _rows_outside(self, wanted: Wanted, known: bool) -> np.ndarray:
+        """Item rows that must not be recommended, by the scorer that answers who has a history, or who has none."""
+        scorer, catalog = self.scorer if known else self.popular, self.catalog
+        if self._left_out[0] != catalog.version:
+            self._left_out = (catalog.version, {})
+        kept, name = self._left_out[1], (scorer.kind, *sorted({*wanted.categories}))
+        if name not in kept:
+            if len(kept) >= MOST_KEPT:
+                kept.clear()
+            # What is not in the catalogue any more is not recommended, though the model knows it.
+            no_longer = catalog.hidden | (scorer.rows.keys() - catalog.keys)
+            kept[name] = np.union1d(scorer.rows_of([*no_longer]), _outside(scorer, catalog, wanted.categories))
+        return np.concatenate([kept[name], scorer.rows_of(wanted.exclude)]) if wanted.exclude else kept[name]
 
     def answer(self, queries: Sequence[Query]) -> list[Answer]:
         """Answer several requests in one pass of each model."""
@@ -226,6 +288,17 @@ class Engine:
             for query, user, moment in zip(queries, users, moments, strict=True)
         ]
 
+    def latest(self, count: int, offset: int, wanted: Wanted) -> Answer:
+        """The newest items, with when they came, in seconds since the epoch, as scores."""
+        found = (
+            item
+            for item in self.catalog.newest()
+            if item.item not in wanted.exclude
+            and (not wanted.categories or not {*wanted.categories}.isdisjoint(item.categories))
+        )
+        chosen = islice(found, offset, offset + count)
+        return Answer([ScoredItem(item, (item.timestamp or 0) / 1000) for item in chosen], LATEST)
+
     def similar(self, key: str, count: int) -> Answer:
         """Items like one, by the model; popular ones, marked, where it does not know the item, or is popularity itself.
 
@@ -237,16 +310,17 @@ class Engine:
         found = self._nearest(row, count) if row is not None and self.scorer.kind != POPULARITY else None
         if found is not None:
             return Answer(self._items(Ranked(MODEL, self.scorer, *found)), MODEL)
-        exclude = self.popular.rows_of([key])
+        exclude = np.concatenate([self.popular.rows_of([key]), self._rows_outside(ANYTHING, False)])
         return self.answer([Query(exclude[:0], count, 0, exclude, Context())])[0]
 
     def _nearest(self, row: int, count: int) -> tuple[np.ndarray, np.ndarray]:
         """Items nearest by their vectors; of a model without any, what it recommends to who had just this one."""
-        found = self.scorer.similar(row, count)
+        hidden = self._rows_outside(ANYTHING, True)
+        found = self.scorer.similar(row, count, hidden)
         if found is not None:
             return found
-        history = [np.array([row])]
-        rows, scores = self.scorer.top(history, count, history)
+        history = np.array([row])
+        rows, scores = self.scorer.top([history], count, [np.append(hidden, row)])
         return rows[0], scores[0]
 
     def item(self, key: str) -> Item:
@@ -264,7 +338,17 @@ class Engine:
         """Catalogue entries of item rows; row 0 ends the list."""
         pairs = zip(found.rows, found.scores, strict=True)
         keys = [(found.scorer.item_keys[row - 1], float(score)) for row, score in pairs if row]
-        return [ScoredItem(self.catalog.item(key) or Item(key, None, ()), score) for key, score in keys]
+        return [ScoredItem(self.catalog.item(key) or Item(key), score) for key, score in keys]
+
+
+def _outside(scorer: Scorer, catalog: Catalog, categories: Sequence[str]) -> np.ndarray:
+    """Item rows that belong to none of the categories: ``[n]`` int64; none lie outside of no categories."""
+    if not categories:
+        return np.zeros(0, np.int64)
+    within = np.zeros(len(scorer.item_keys) + 1, bool)
+    within[scorer.rows_of([*catalog.within(categories)])] = True
+    # Row 0 is padding.
+    return np.flatnonzero(~within[1:]) + 1
 
 
 def histories_of(release: Release) -> DatasetHistories:

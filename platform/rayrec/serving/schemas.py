@@ -2,20 +2,64 @@
 
 from __future__ import annotations
 
+import json
+import uuid
+from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, model_validator
+
+from rayrec.serving.state import Event, Item, User
 
 MAX_COUNT = 1000
 MAX_OFFSET = 10_000
 MAX_SESSION = 1000
 MAX_COLUMNS = 1000
+MAX_NAMED = 1000
+MAX_KEY = 1024
+MAX_TEXT = 10_000
+MAX_CATEGORIES = 1000
+MAX_LABELS = 100_000
+MAX_TOGETHER = 10_000
+FIRST, LAST = -(1 << 53), 1 << 53
+"""Of timestamps: whole numbers that JavaScript has exactly."""
 Time = Annotated[int, Field(ge=0, lt=1 << 40)]
 Values = Annotated[
     dict[Annotated[str, Field(max_length=256)], JsonValue],
     Field(max_length=MAX_COLUMNS, description="By column, raw as in the log; what is left out or null is missing."),
 ]
+
+
+def timestamp_of(given: object) -> object:
+    """Milliseconds since the epoch of a number or of a text in ISO 8601, which without a zone is UTC."""
+    if isinstance(given, bool) or not isinstance(given, str):
+        return given
+    try:
+        at = datetime.fromisoformat(given)
+    except ValueError as error:
+        raise ValueError("must be ISO 8601, such as 2024-05-01T08:00:00Z, or milliseconds since the epoch") from error
+    return round((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() * 1000)
+
+
+Moment = Annotated[int, BeforeValidator(timestamp_of), Field(ge=FIRST, le=LAST, strict=True)]
+
+
+def _small(given: JsonValue) -> JsonValue:
+    if given is not None and len(json.dumps(given)) > MAX_LABELS:
+        raise ValueError(f"must not be longer than {MAX_LABELS:,} characters as JSON")
+    return given
+
+
+def _text(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("must not have the character U+0000, which databases cannot keep")
+    return text
+
+
+Text = Annotated[str, AfterValidator(_text)]
+Key = Annotated[Text, Field(min_length=1, max_length=MAX_KEY)]
+Labels = Annotated[dict[str, JsonValue] | list[JsonValue] | None, AfterValidator(_small)]
 
 
 class ItemView(BaseModel):
@@ -52,10 +96,7 @@ class UserRecommendations(Recommendations):
 
     user: str
     known: bool = Field(description="Whether the user has been seen before.")
-
-
-class ItemAnswer(Envelope, ItemView):
-    """An item."""
+    degraded: bool = Field(description="The database did not answer: nothing that the user did was counted.")
 
 
 class SimilarItems(Recommendations):
@@ -82,6 +123,8 @@ class Session(BaseModel):
         description="Columns of the log that the model reads of the moment (`data.features.context`); `timestamp`, for "
         "every model, is the moment that is asked for: ISO 8601, or seconds or milliseconds since the epoch.",
     )
+    categories: list[Key] = Field([], max_length=MAX_NAMED, description="Only items of one of these.")
+    exclude: list[Key] = Field([], max_length=MAX_NAMED, description="Not these items.")
     n: int = Field(10, ge=1, le=MAX_COUNT, description="How many items to recommend.")
     offset: int = Field(0, ge=0, le=MAX_OFFSET, description="How many of the best to pass over.")
 
@@ -93,6 +136,166 @@ class Session(BaseModel):
         if backwards:
             raise ValueError(f"times[{backwards[0]}] is before times[{backwards[0] - 1}]: the oldest item comes first")
         return self
+
+
+class EventIn(BaseModel):
+    """Something a user did with an item."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    event_id: Key | None = Field(None, description="One that comes twice is kept once. By default a new one.")
+    user: Key
+    item: Key
+    type: Annotated[Text, Field(max_length=MAX_KEY)] = Field("", description="Such as `view`.")
+    timestamp: Moment | None = Field(None, description="ISO 8601, or milliseconds since the epoch; by default now.")
+    value: Annotated[float, Field(allow_inf_nan=False)] | None = Field(None, description="Such as a rating.")
+    context: Labels = Field(None, description="What else was known of the moment, by column of the log.")
+    comment: Annotated[Text, Field(max_length=MAX_TEXT)] = ""
+
+    def event(self, now: int) -> Event:
+        """As it is kept."""
+        given = self.model_dump()
+        at = now if self.timestamp is None else self.timestamp
+        return Event(**{**given, "event_id": self.event_id or uuid.uuid4().hex, "timestamp": at})
+
+
+class EventView(BaseModel):
+    """An event of the log."""
+
+    event_id: str
+    user: str
+    item: str
+    type: str
+    timestamp: int = Field(description="Milliseconds since the epoch.")
+    value: float | None
+    context: JsonValue
+    comment: str
+
+
+class ItemIn(BaseModel):
+    """An item of the catalogue."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    item: Key
+    title: Annotated[Text, Field(max_length=MAX_TEXT)] | None = None
+    categories: Annotated[list[Key], Field(max_length=MAX_CATEGORIES)] = []
+    labels: Labels = Field(None, description="What else is known of it.")
+    timestamp: Moment | None = Field(None, description="When it came: ISO 8601, or milliseconds since the epoch.")
+    hidden: bool = Field(False, description="Keep it back: no answer recommends it.")
+    comment: Annotated[Text, Field(max_length=MAX_TEXT)] = ""
+
+    def stored(self) -> Item:
+        """As it is kept."""
+        given = self.model_dump()
+        return Item(**{**given, "categories": tuple(self.categories)})
+
+
+class ItemPatch(BaseModel):
+    """What is to change in an item; what is left out stays."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    title: Annotated[Text, Field(max_length=MAX_TEXT)] | None = None
+    categories: Annotated[list[Key], Field(max_length=MAX_CATEGORIES)] = []
+    labels: Labels = None
+    timestamp: Moment | None = None
+    hidden: bool = False
+    comment: Annotated[Text, Field(max_length=MAX_TEXT)] = ""
+
+
+class StoredItem(ItemView):
+    """An item with all that is known of it."""
+
+    labels: JsonValue
+    timestamp: int | None = Field(description="Milliseconds since the epoch.")
+    hidden: bool
+    comment: str
+
+
+class UserIn(BaseModel):
+    """What is told of a user."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    user: Key
+    labels: Labels = Field(None, description="What is known of them.")
+    comment: Annotated[Text, Field(max_length=MAX_TEXT)] = ""
+
+    def stored(self) -> User:
+        """As it is kept."""
+        return User(**self.model_dump())
+
+
+class UserPatch(BaseModel):
+    """What is to change of a user; what is left out stays."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    labels: Labels = None
+    comment: Annotated[Text, Field(max_length=MAX_TEXT)] = ""
+
+
+class UserView(BaseModel):
+    """A user."""
+
+    user: str
+    labels: JsonValue
+    comment: str
+
+
+class EventsKept(Envelope):
+    """Events are on disk."""
+
+    event_ids: list[str] = Field(description="Of the events, in the order given.")
+    new: int = Field(description="How many were not there before.")
+
+
+class Events(Envelope):
+    """A page of the log."""
+
+    events: list[EventView]
+    cursor: str | None = Field(description="Gives the next page; null at the end.")
+
+
+class ItemsPage(Envelope):
+    """A page of the catalogue."""
+
+    items: list[StoredItem]
+    cursor: str | None = Field(description="Gives the next page; null at the end.")
+
+
+class UsersPage(Envelope):
+    """A page of the users."""
+
+    users: list[UserView]
+    cursor: str | None = Field(description="Gives the next page; null at the end.")
+
+
+class ItemsFound(Envelope):
+    """Items that a search found."""
+
+    items: list[StoredItem]
+
+
+class ItemAnswer(Envelope, StoredItem):
+    """An item."""
+
+
+class UserAnswer(Envelope, UserView):
+    """A user."""
+
+
+class Kept(Envelope):
+    """It is on disk."""
+
+    kept: int = Field(description="How many rows.")
+
+
+class Removed(Envelope):
+    """It is gone."""
+
+    removed: dict[str, int] = Field(description="How many rows, by table.")
 
 
 class ErrorDetail(BaseModel):

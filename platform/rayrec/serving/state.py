@@ -1,19 +1,63 @@
-"""What an endpoint knows besides its models: histories of users and the catalogue of items.
+"""What an endpoint knows besides its models: what happened, histories of users and the catalogue of items.
 
-The protocols are what the endpoint sees. The implementations here are read-only and filled from the Dataset.
+The protocols are what the endpoint sees. The implementations here are read-only and filled from the Dataset; those in
+`rayrec.serving.store` are kept in a database.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Sequence, Set
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+from pydantic import JsonValue
 
+from rayrec.artifacts import Json
 from rayrec.data.dataset import Dataset
 from rayrec.data.event_log import UserHistories
 from rayrec.models.interactions import SparseRows
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something a user did with an item.
+
+    Attributes:
+        event_id: Names the event: one that comes twice is kept once.
+        user: Key of the user.
+        item: Key of the item.
+        type: Such as ``view``; empty in logs that have one kind.
+        timestamp: Milliseconds since the epoch.
+        value: Such as a rating.
+        context: What else was known of the moment, by column of the log.
+        comment: A note.
+        replaces: It takes the place of the user's events of this type on this item, instead of being added to them,
+            wherever they are taken together.
+    """
+
+    event_id: str
+    user: str
+    item: str
+    type: str
+    timestamp: int
+    value: float | None = None
+    context: Json | None = None
+    comment: str = ""
+    replaces: bool = False
+
+
+class EventLog(Protocol):
+    """What happened, in the order in which it was told. Repeats are kept."""
+
+    def append(self, events: Sequence[Event]) -> int:
+        """Keep events, but for those whose id is there already. Returns how many are new, when they are on disk."""
+
+    def page(self, after: int, count: int, *, user: str | None, item: str | None) -> list[tuple[int, Event]]:
+        """Up to ``count`` events with their positions, from the one after a position; of one user or item, if given."""
+
+    def remove(self, event_ids: Collection[str]) -> int:
+        """Forget events. Returns how many there were."""
 
 
 @dataclass(frozen=True)
@@ -37,21 +81,70 @@ class HistoryStore(Protocol):
     def history(self, user: str) -> History | None:
         """All events of a user, oldest first. None for a user nobody has seen."""
 
+    def remembered(self, user: str) -> bool:
+        """Whether it is in memory, so that nothing has to be waited for."""
+
 
 @dataclass(frozen=True)
 class Item:
-    """An item of the catalogue; ``title`` and ``categories`` where the item table has them."""
+    """An item of the catalogue.
+
+    Attributes:
+        item: Its key.
+        title: What people call it, where known.
+        categories: What it belongs to.
+        labels: What else is known of it; any JSON.
+        timestamp: When it came, in milliseconds since the epoch.
+        hidden: Whether it is kept back: no answer recommends it.
+        comment: A note.
+    """
 
     item: str
-    title: str | None
-    categories: tuple[str, ...]
+    title: str | None = None
+    categories: tuple[str, ...] = ()
+    labels: Json | list[JsonValue] | None = None
+    timestamp: int | None = None
+    hidden: bool = False
+    comment: str = ""
+
+
+@dataclass(frozen=True)
+class User:
+    """What is told of a user.
+
+    Attributes:
+        user: Their key.
+        labels: What is known of them; any JSON.
+        comment: A note.
+    """
+
+    user: str
+    labels: Json | list[JsonValue] | None = None
+    comment: str = ""
 
 
 class Catalog(Protocol):
     """The items by their keys."""
 
+    version: int
+    """Another one whenever something has changed."""
+
+    @property
+    def keys(self) -> Set[str]:
+        """Of all items."""
+
+    @property
+    def hidden(self) -> Set[str]:
+        """Keys of items that are kept back."""
+
     def item(self, key: str) -> Item | None:
         """The item, or None when there is none with this key."""
+
+    def within(self, categories: Collection[str]) -> Collection[str]:
+        """Keys of the items that belong to at least one of these."""
+
+    def newest(self) -> Sequence[Item]:
+        """Items of which it is known when they came, and that are not hidden, the newest first."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +164,10 @@ class DatasetHistories:
         place = self.users.users.get(user)
         return None if place is None else self.at(place)
 
+    def remembered(self, user: str) -> bool:
+        """See `HistoryStore`: all are."""
+        return True
+
     def at(self, place: int) -> History:
         """The events of the user at a position."""
         histories = self.users.histories
@@ -80,19 +177,65 @@ class DatasetHistories:
         return History(histories.items[events], times, features)
 
 
-@dataclass(frozen=True)
-class DatasetCatalog:
-    """The catalogue held in memory."""
+class Items:
+    """A catalogue held in memory.
 
-    items: Mapping[str, Item]
+    Args:
+        items: What it has.
+    """
+
+    def __init__(self, items: Iterable[Item] = ()) -> None:
+        self.version = 0
+        self._items = {item.item: item for item in items}
+        self._hidden = {key for key, item in self._items.items() if item.hidden}
+        self._newest: tuple[int, list[Item]] = (-1, [])
 
     @classmethod
-    def of(cls, dataset: Dataset) -> DatasetCatalog:
+    def of(cls, dataset: Dataset) -> Items:
         """The items of a Dataset."""
         columns = dataset.catalogue().to_pydict()
         rows = zip(columns["key"], columns["title"], columns["categories"], strict=True)
-        return cls({key: Item(key, title, tuple(categories or ())) for key, title, categories in rows})
+        return cls(Item(key, title, tuple(categories or ())) for key, title, categories in rows)
+
+    @property
+    def keys(self) -> Set[str]:
+        """See `Catalog`."""
+        return self._items.keys()
+
+    @property
+    def hidden(self) -> Set[str]:
+        """See `Catalog`."""
+        return self._hidden
 
     def item(self, key: str) -> Item | None:
         """See `Catalog`."""
-        return self.items.get(key)
+        return self._items.get(key)
+
+    def within(self, categories: Collection[str]) -> Collection[str]:
+        """See `Catalog`."""
+        wanted = {*categories}
+        return [key for key, item in self._items.items() if not wanted.isdisjoint(item.categories)]
+
+    def newest(self) -> Sequence[Item]:
+        """See `Catalog`."""
+        version, found = self._newest
+        if version != self.version:
+            version = self.version
+            dated = [item for item in self._items.values() if item.timestamp is not None and not item.hidden]
+            found = sorted(dated, key=lambda item: (-(item.timestamp or 0), item.item))
+            self._newest = version, found
+        return found
+
+    def all(self) -> list[Item]:
+        """Every item."""
+        return [*self._items.values()]
+
+    def put(self, items: Iterable[Item], gone: Iterable[str] = ()) -> None:
+        """Take in items in place of those with their keys, and drop others."""
+        for item in items:
+            self._items[item.item] = item
+            (self._hidden.add if item.hidden else self._hidden.discard)(item.item)
+        for key in gone:
+            self._items.pop(key, None)
+            self._hidden.discard(key)
+        self.version += 1

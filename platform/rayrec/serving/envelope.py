@@ -1,0 +1,143 @@
+"""What every request passes through: request ids, bounded bodies, and errors as JSON."""
+
+from __future__ import annotations
+
+import logging
+import re
+import uuid
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from rayrec.serving.batching import OverloadedError
+from rayrec.serving.engine import Answer, Engine, Query, UnknownItemError
+from rayrec.serving.features import FeatureError
+from rayrec.serving.store.database import BusyError, UnavailableError
+from rayrec.serving.store.store import Store
+
+logger = logging.getLogger("rayrec.serving")
+
+REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
+MAX_BODY = 1 << 20
+RETRY_AFTER_SECONDS = "1"
+STATUSES: dict[type[Exception], int] = {UnknownItemError: 404, FeatureError: 422, BusyError: 429, UnavailableError: 503}
+"""Of errors whose message is for the client."""
+
+
+class Backend(Protocol):
+    """What the routes ask: the engine of the Release that is live, its store, and answers computed in batches."""
+
+    @property
+    def engine(self) -> Engine | None:
+        """The live engine; None while the first one loads."""
+
+    @property
+    def store(self) -> Store | None:
+        """Events, items and users; None while the first Release loads."""
+
+    @property
+    def refused(self) -> str | None:
+        """Why the Release that was asked for last is not the live one; None when it is."""
+
+    async def answer(self, engine: Engine, query: Query) -> Answer:
+        """Answer one query together with others that wait. OverloadedError when too many do."""
+
+
+class StatusError(Exception):
+    """An answer other than 200."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+def live(backend: Backend) -> Engine:
+    """The live engine.
+
+    Raises:
+        StatusError: None is live yet.
+    """
+    if backend.engine is None:
+        raise StatusError(503, "no Release is loaded yet; try again in a moment.")
+    return backend.engine
+
+
+def stored(backend: Backend) -> Store:
+    """The live store.
+
+    Raises:
+        StatusError: None is live yet.
+    """
+    if backend.store is None:
+        raise StatusError(503, "no Release is loaded yet; try again in a moment.")
+    return backend.store
+
+
+def reply(request: Request, engine: Engine, **content: Any) -> Response:
+    """A plain response: what it holds was made here and needs no second validation."""
+    release = engine.release
+    envelope = {"request_id": request.state.request_id, "release": release.digest}
+    return JSONResponse({**envelope, "simulated": release.content["simulated"], **content})
+
+
+def add_envelope(app: FastAPI) -> None:
+    """Request ids, bounded bodies, and errors as JSON."""
+
+    @app.middleware("http")
+    async def identify(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
+        given = request.headers.get("x-request-id", "")
+        request.state.request_id = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        response = _too_large(request) or await call_next(request)
+        response.headers["x-request-id"] = request.state.request_id
+        return response
+
+    @app.exception_handler(StatusError)
+    async def failed(request: Request, error: StatusError) -> Response:
+        return _problem(request, error.status, str(error))
+
+    async def told(request: Request, error: Exception) -> Response:
+        return _problem(request, STATUSES[type(error)], str(error))
+
+    for kind in STATUSES:
+        app.add_exception_handler(kind, told)
+
+    @app.exception_handler(OverloadedError)
+    async def overloaded(request: Request, error: OverloadedError) -> Response:
+        return _problem(request, 429, "too many requests are waiting; try again in a moment.")
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> Response:
+        problems = [
+            f"{'.'.join(part for part in p['loc'][1:] if isinstance(part, str)) or 'body'}: {p['msg']}"
+            for p in error.errors()
+        ]
+        return _problem(request, 422, "; ".join(problems)[:1000])
+
+    @app.exception_handler(HTTPException)
+    async def http(request: Request, error: HTTPException) -> Response:
+        return _problem(request, error.status_code, str(error.detail))
+
+    @app.exception_handler(Exception)
+    async def unexpected(request: Request, error: Exception) -> Response:
+        logger.error("request %s failed", request.state.request_id, exc_info=error)
+        return _problem(request, 500, "something went wrong here; the log has it under this request id.")
+
+
+def _too_large(request: Request) -> Response | None:
+    """Refuse a body that says it is too large, or does not say how large it is."""
+    if request.method in {"GET", "HEAD", "OPTIONS", "DELETE"}:
+        return None
+    length = request.headers.get("content-length", "")
+    if not length.isdigit():
+        return _problem(request, 411, "a request with a body needs a Content-Length.")
+    return _problem(request, 413, f"the body is larger than {MAX_BODY:,} bytes.") if int(length) > MAX_BODY else None
+
+
+def _problem(request: Request, status: int, message: str) -> Response:
+    headers = {"Retry-After": RETRY_AFTER_SECONDS} if status in {429, 503} else {}
+    content = {"request_id": request.state.request_id, "error": {"status": status, "message": message}}
+    return JSONResponse(content, status_code=status, headers=headers)

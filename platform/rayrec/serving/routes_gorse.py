@@ -1,0 +1,267 @@
+"""Gorse's REST API under `/api`, so that its client libraries work unchanged.
+
+What is done is what `/v1` does; how it is said is in `rayrec.serving.gorse`. https://gorse.io/docs/api/restful-api.html
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Annotated
+
+from fastapi import FastAPI, Header, Query, Response
+from fastapi.responses import JSONResponse
+from pydantic import Field
+
+from rayrec.serving.engine import Engine
+from rayrec.serving.envelope import Backend, StatusError, live, stored
+from rayrec.serving.gorse import (
+    Affected,
+    FeedbackIn,
+    ItemIn,
+    ItemPatch,
+    UserIn,
+    UserPatch,
+    after,
+    feedback,
+    item_view,
+    user_view,
+)
+from rayrec.serving.routes_gorse_recommend import add_recommending
+from rayrec.serving.routes_state import apart
+from rayrec.serving.schemas import MAX_CATEGORIES, MAX_COUNT, MAX_KEY, MAX_OFFSET, MAX_TEXT, MAX_TOGETHER
+from rayrec.serving.state import Item, User
+from rayrec.serving.store.store import Store
+
+Count = Annotated[int, Query(ge=1, le=MAX_COUNT)]
+Offset = Annotated[int, Query(ge=0, le=MAX_OFFSET)]
+Category = Annotated[list[str], Query(max_length=MAX_CATEGORIES, default_factory=list)]
+Cursor = Annotated[str, Query(max_length=4 * MAX_KEY)]
+Several = Annotated[list[FeedbackIn], Field(max_length=MAX_TOGETHER)]
+Searched = Annotated[str, Query(max_length=MAX_TEXT)]
+Version = Annotated[str, Header(alias="X-API-Version")]
+
+
+def add_gorse(app: FastAPI, backend: Backend) -> None:
+    """Add the routes."""
+    _addfeedback(app, backend)
+    add_recommending(app, backend)
+    _add_items(app, backend)
+    _add_users(app, backend)
+    _add_health(app, backend)
+
+
+def _addfeedback(app: FastAPI, backend: Backend) -> None:
+    async def insert(body: list[FeedbackIn], replaces: bool) -> Response:
+        now = int(time.time() * 1000)
+        await apart(stored(backend).append, [told.event(now, replaces) for told in body])
+        return _affected(len(body))
+
+    @app.post("/api/feedback", response_model=Affected, tags=["gorse"])
+    async def postfeedback(body: Several) -> Response:
+        """Add feedback; the values of what is there already are summed up."""
+        return await insert(body, replaces=False)
+
+    @app.put("/api/feedback", response_model=Affected, tags=["gorse"])
+    async def putfeedback(body: Several) -> Response:
+        """Add feedback in place of what is there already."""
+        return await insert(body, replaces=True)
+
+    async def page(n: int, cursor: str, kind: str | None) -> Response:
+        found = await apart(stored(backend).events.feedback_page, after(cursor), n, kind)
+        following = json.dumps(found[-1].key) if len(found) == n else ""
+        return JSONResponse({"Cursor": following, "Feedback": [feedback(told) for told in found]})
+
+    @app.get("/api/feedback", tags=["gorse"])
+    async def getfeedback(n: Count = 10, cursor: Cursor = "") -> Response:
+        """All feedback, page by page."""
+        return await page(n, cursor, None)
+
+    @app.get("/api/feedback/{kind}", tags=["gorse"])
+    async def get_typedfeedback(kind: str, n: Count = 10, cursor: Cursor = "") -> Response:
+        """All feedback of a type, page by page."""
+        return await page(n, cursor, kind)
+
+    @app.get("/api/feedback/{user}/{item}", tags=["gorse"])
+    async def get_pair(user: str, item: str) -> Response:
+        """A user's feedback on an item."""
+        return await listed(user=user, item=item)
+
+    @app.delete("/api/feedback/{user}/{item}", response_model=Affected, tags=["gorse"])
+    async def delete_pair(user: str, item: str) -> Response:
+        """Forget a user's feedback on an item."""
+        return _affected(await apart(stored(backend).remove_feedback, user, item))
+
+    @app.get("/api/feedback/{kind}/{user}/{item}", tags=["gorse"])
+    async def get_one(kind: str, user: str, item: str) -> Response:
+        """A user's feedback of a type on an item."""
+        found = await apart(stored(backend).events.feedback, user=user, item=item, type=kind)
+        if not found:
+            raise StatusError(404, "feedback not found")
+        return JSONResponse(feedback(found[0]))
+
+    @app.delete("/api/feedback/{kind}/{user}/{item}", response_model=Affected, tags=["gorse"])
+    async def delete_one(kind: str, user: str, item: str) -> Response:
+        """Forget a user's feedback of a type on an item."""
+        return _affected(await apart(stored(backend).remove_feedback, user, item, kind))
+
+    async def listed(**keys: str | None) -> Response:
+        found = await apart(stored(backend).events.feedback, **keys)
+        return JSONResponse([feedback(told) for told in found])
+
+    @app.get("/api/user/{user}/feedback/", tags=["gorse"], include_in_schema=False)
+    @app.get("/api/user/{user}/feedback", tags=["gorse"])
+    async def ofuser_view(user: str) -> Response:
+        """A user's feedback."""
+        return await listed(user=user)
+
+    @app.get("/api/user/{user}/feedback/{kind}", tags=["gorse"])
+    async def typed_ofuser_view(user: str, kind: str) -> Response:
+        """A user's feedback of a type."""
+        return await listed(user=user, type=kind)
+
+    @app.get("/api/item/{item}/feedback/", tags=["gorse"], include_in_schema=False)
+    @app.get("/api/item/{item}/feedback", tags=["gorse"])
+    async def ofitem_view(item: str) -> Response:
+        """The feedback on an item."""
+        return await listed(item=item)
+
+    @app.get("/api/item/{item}/feedback/{kind}", tags=["gorse"])
+    async def typed_ofitem_view(item: str, kind: str) -> Response:
+        """The feedback of a type on an item."""
+        return await listed(item=item, type=kind)
+
+
+def _add_items(app: FastAPI, backend: Backend) -> None:
+    async def insert(items: list[ItemIn]) -> Response:
+        store, titles = stored(backend), live(backend).catalog
+        # Titles are not Gorse's to take away.
+        named = [(item, titles.item(item.ItemId)) for item in items]
+        await apart(store.put_items, [item.stored(before.title if before else None) for item, before in named])
+        return _affected(len(items))
+
+    @app.post("/api/item", response_model=Affected, tags=["gorse"])
+    async def postitem_view(body: ItemIn) -> Response:
+        """Keep an item, in place of the one with its key."""
+        return await insert([body])
+
+    @app.post("/api/items", response_model=Affected, tags=["gorse"])
+    async def post_items(body: Annotated[list[ItemIn], Field(max_length=MAX_TOGETHER)]) -> Response:
+        """Keep items, in place of those with their keys."""
+        return await insert(body)
+
+    @app.get("/api/items", tags=["gorse"])
+    async def get_items(
+        n: Count = 10, cursor: Cursor = "", q: Annotated[str, Query(max_length=MAX_TEXT)] = ""
+    ) -> Response:
+        """The catalogue, page by page, or what a search for `q` finds."""
+        items = stored(backend).items
+        found = await apart(items.search, q, n) if q else await apart(items.page, cursor or None, n)
+        following = found[-1].item if len(found) == n and not q else ""
+        return JSONResponse({"Cursor": following, "Items": [item_view(item) for item in found]})
+
+    @app.get("/api/item/{item}", tags=["gorse"])
+    async def getitem_view(item: str) -> Response:
+        """An item."""
+        return JSONResponse(item_view(_known(live(backend), item)))
+
+    @app.patch("/api/item/{item}", response_model=Affected, tags=["gorse"])
+    async def patchitem_view(item: str, body: ItemPatch) -> Response:
+        """Change some attributes of an item."""
+        return _affected(int(await apart(stored(backend).change_item, item, body.changes())), item)
+
+    @app.delete("/api/item/{item}", response_model=Affected, tags=["gorse"])
+    async def deleteitem_view(item: str) -> Response:
+        """Remove an item and all feedback on it."""
+        return _affected(int(await apart(stored(backend).remove_item, item, with_events=True)))
+
+    @app.put("/api/item/{item}/category/{category}", response_model=Affected, tags=["gorse"])
+    async def put_category(item: str, category: str) -> Response:
+        """Add a category to an item."""
+        there = _known(live(backend), item).categories
+        changed = {"categories": [*dict.fromkeys([*there, category])]}
+        return _affected(int(await apart(stored(backend).change_item, item, changed)))
+
+    @app.delete("/api/item/{item}/category/{category}", response_model=Affected, tags=["gorse"])
+    async def delete_category(item: str, category: str) -> Response:
+        """Take a category from an item."""
+        left = [name for name in _known(live(backend), item).categories if name != category]
+        return _affected(int(await apart(stored(backend).change_item, item, {"categories": left})))
+
+
+def _add_users(app: FastAPI, backend: Backend) -> None:
+    async def insert(users: list[UserIn]) -> Response:
+        told = [User(user.UserId, user.Labels, user.Comment or "") for user in users]
+        await apart(stored(backend).put_users, told)
+        return _affected(len(users))
+
+    @app.post("/api/user", response_model=Affected, tags=["gorse"])
+    async def postuser_view(body: UserIn) -> Response:
+        """Keep a user, in place of the one with this key."""
+        return await insert([body])
+
+    @app.post("/api/users", response_model=Affected, tags=["gorse"])
+    async def post_users(body: Annotated[list[UserIn], Field(max_length=MAX_TOGETHER)]) -> Response:
+        """Keep users, in place of those with their keys."""
+        return await insert(body)
+
+    @app.get("/api/users", tags=["gorse"])
+    async def get_users(n: Count = 10, cursor: Cursor = "") -> Response:
+        """The users, page by page."""
+        found = await apart(stored(backend).users.page, cursor or None, n)
+        following = found[-1].user if len(found) == n else ""
+        return JSONResponse({"Cursor": following, "Users": [user_view(user) for user in found]})
+
+    @app.get("/api/user/{user}", tags=["gorse"])
+    async def getuser_view(user: str) -> Response:
+        """A user."""
+        found = await apart(stored(backend).users.get, user)
+        if found is None:
+            raise StatusError(404, "user not found")
+        return JSONResponse(user_view(found))
+
+    @app.patch("/api/user/{user}", response_model=Affected, tags=["gorse"])
+    async def patchuser_view(user: str, body: UserPatch) -> Response:
+        """Change some of what is told of a user."""
+        changes = {name.lower(): given for name, given in body.model_dump().items() if given is not None}
+        return _affected(int(await apart(stored(backend).users.change, user, changes)), user)
+
+    @app.delete("/api/user/{user}", response_model=Affected, tags=["gorse"])
+    async def deleteuser_view(user: str) -> Response:
+        """Forget a user and all their feedback."""
+        return _affected(int(any((await apart(stored(backend).erase_user, user)).values())))
+
+
+def _add_health(app: FastAPI, backend: Backend) -> None:
+    async def health(must_answer: bool) -> Response:
+        answers = backend.engine is not None and await apart(_answers, stored(backend))
+        state = {"DataStoreConnected": answers, "CacheStoreConnected": answers, "Ready": answers}
+        errors = {"DataStoreError": None, "CacheStoreError": None}
+        return JSONResponse({**state, **errors}, status_code=503 if must_answer and not answers else 200)
+
+    @app.get("/api/health/live", tags=["gorse"])
+    async def live_probe() -> Response:
+        """Whether the process answers."""
+        return await health(must_answer=False)
+
+    @app.get("/api/health/ready", tags=["gorse"])
+    async def ready_probe() -> Response:
+        """Whether it can be asked."""
+        return await health(must_answer=True)
+
+
+def _answers(store: Store) -> bool:
+    return store.database.answers()
+
+
+def _known(engine: Engine, key: str) -> Item:
+    found = engine.catalog.item(key)
+    if found is None:
+        raise StatusError(404, "item not found")
+    return found
+
+
+def _affected(rows: int, named: str | None = None) -> Response:
+    if named is not None and not rows:
+        raise StatusError(404, f"'{named}' not found")
+    return JSONResponse({"RowAffected": rows})

@@ -1,0 +1,1 @@
+"""What an endpoint keeps between requests: events, items and users, in SQLite or PostgreSQL."""

@@ -1,0 +1,106 @@
+"""What a Dataset knows is taken into the database, once: later events come over HTTP."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from dataclasses import asdict
+from functools import partial
+from itertools import islice
+
+import pyarrow as pa
+import sqlalchemy as sa
+
+from rayrec.artifacts import Json
+from rayrec.data.dataset import Dataset, read_part
+from rayrec.data.segments import ordered
+from rayrec.serving.state import Items, User
+from rayrec.serving.store.database import Database
+from rayrec.serving.store.events import note, unless_there
+from rayrec.serving.store.tables import EVENTS, FILLED, ITEMS, USERS
+
+ROWS_AT_ONCE = 20_000
+"""Of a transaction: writers wait for no longer."""
+
+
+def fill(database: Database, dataset: Dataset) -> int:
+    """Take in the items, users and events of a Dataset that are not there yet. Returns how many events were new.
+
+    Items that are there stay as they are: they may have been changed since. An event of the same user, item, type and
+    time as one that is there is the same event: it may have come over HTTP, and have been exported into the Dataset.
+    What was cut off is finished by the next call.
+    """
+    done = database.read(lambda connection: _filled(connection, dataset.name))
+    parts = [part for part in dataset.manifest["events"] if part["sha256"] not in done]
+    tables = dataset.digest
+    if tables not in done:
+        _fill_tables(database, dataset)
+        _mark(database, dataset.name, tables)
+    added = 0
+    for part in parts:
+        added += _fill_events(database, dataset, part)
+        _mark(database, dataset.name, part["sha256"])
+    if added:
+        # Whoever reads meanwhile has read some users' histories half.
+        database.write(lambda connection: note(connection, "user", None))
+    return added
+
+
+def _filled(connection: sa.Connection, dataset: str) -> set[str]:
+    return {*connection.execute(sa.select(FILLED.c.part).where(FILLED.c.dataset == dataset)).scalars()}
+
+
+def _mark(database: Database, dataset: str, part: str) -> None:
+    row = {"dataset": dataset, "part": part}
+    database.write(lambda connection: connection.execute(unless_there(connection, FILLED), [row]))
+
+
+def _fill_tables(database: Database, dataset: Dataset) -> None:
+    keys = (key for key in dataset.vocabulary("user")["key"].to_pylist() if key is not None)
+    users = (asdict(User(key)) for key in keys)
+    items = ({**asdict(item), "categories": list(item.categories)} for item in Items.of(dataset).all())
+    for table, rows in ((USERS, users), (ITEMS, items)):
+        for some in _some(rows):
+            database.write(partial(_insert, table, some))
+    database.write(lambda connection: note(connection, "item", None))
+
+
+def _fill_events(database: Database, dataset: Dataset, part: Json) -> int:
+    columns = ["event_id", "user", "item", "type", "timestamp", "value"]
+    log = ordered(read_part(dataset.storage, part, columns), dataset.ranks)
+    keys = {name: [None, *dataset.vocabulary(name)["key"].to_pylist()] for name in ("user", "item")}
+    return sum(database.write(partial(_insert_new, some)) for some in _some(_rows(log, keys)))
+
+
+def _rows(log: pa.Table, keys: dict[str, list[str | None]]) -> Iterator[Json]:
+    columns = [log[name].to_pylist() for name in ("user", "item", "type", "timestamp", "value")]
+    for user, item, kind, timestamp, value in zip(*columns, strict=True):
+        yield {
+            "event_id": uuid.uuid4().hex,
+            "user": keys["user"][user],
+            "item": keys["item"][item],
+            "type": kind or "",
+            "timestamp": timestamp,
+            "value": value,
+        }
+
+
+def _insert(table: sa.Table, rows: list[Json], connection: sa.Connection) -> None:
+    connection.execute(unless_there(connection, table), rows)
+
+
+def _insert_new(rows: list[Json], connection: sa.Connection) -> int:
+    """Add events, unless one of that user, item, type and time is there. Returns how many were added."""
+    given = {name: sa.bindparam(name, type_=EVENTS.c[name].type) for name in _GIVEN}
+    same = sa.and_(*(EVENTS.c[name] == given[name] for name in ("user", "timestamp", "item", "type")))
+    row = sa.select(*given.values()).where(~sa.exists().where(same))
+    insert = unless_there(connection, EVENTS).from_select([*given], row, include_defaults=False)
+    return connection.execute(insert, rows).rowcount
+
+
+_GIVEN = ("event_id", "user", "item", "type", "timestamp", "value")
+
+
+def _some(rows: Iterator[Json]) -> Iterator[list[Json]]:
+    while some := [*islice(rows, ROWS_AT_ONCE)]:
+        yield some

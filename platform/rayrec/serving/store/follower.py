@@ -1,0 +1,92 @@
+"""What others have written: each replica looks again and again, and forgets what is no longer so."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from rayrec.serving.store.database import Database, UnavailableError
+from rayrec.serving.store.tables import CHANGES, EVENTS
+
+_LOG = logging.getLogger("rayrec.serving")
+
+POLL_SECONDS = 0.25
+MOST_AT_ONCE = 10_000
+
+
+@dataclass(frozen=True)
+class Changed:
+    """What is no longer as it was read; None stands for everything.
+
+    Attributes:
+        users: Keys of users who have other events now.
+        items: Keys of items.
+    """
+
+    users: set[str] | None
+    items: set[str] | None
+
+
+class Follower:
+    """A thread that tells of what is written into a database from now on, by whomever.
+
+    Args:
+        database: The database.
+        tell: Called with what has changed. When it fails for want of the database it is told the same again.
+    """
+
+    def __init__(self, database: Database, tell: Callable[[Changed], None]) -> None:
+        self._database = database
+        self._tell = tell
+        self._seen = database.read(_newest)
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._follow, name="follower", daemon=True)
+
+    def start(self) -> None:
+        """Begin to look."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End."""
+        self._ended.set()
+        self._thread.join()
+
+    def _follow(self) -> None:
+        while not self._ended.wait(POLL_SECONDS):
+            try:
+                self._look()
+            except UnavailableError:
+                # It is asked again; what was written meanwhile is told then.
+                continue
+            except Exception:
+                _LOG.exception("changes in the database could not be read; tried again")
+
+    def _look(self) -> None:
+        events, changes = self._database.read(self._since)
+        if not events and not changes:
+            return
+        everything = {row.kind for row in changes if row.key is None}
+        users = {row.user for row in events} | {row.key for row in changes if row.kind == "user"}
+        items = {row.key for row in changes if row.kind == "item"}
+        self._tell(Changed(None if "user" in everything else users, None if "item" in everything else items))
+        event, change = self._seen
+        self._seen = events[-1].position if events else event, changes[-1].position if changes else change
+
+    def _since(self, connection: sa.Connection) -> tuple[Any, Any]:
+        event, change = self._seen
+        told = sa.select(EVENTS.c.position, EVENTS.c.user).where(EVENTS.c.position > event)
+        noted = sa.select(CHANGES).where(CHANGES.c.position > change)
+        return (
+            connection.execute(told.order_by(EVENTS.c.position).limit(MOST_AT_ONCE)).all(),
+            connection.execute(noted.order_by(CHANGES.c.position).limit(MOST_AT_ONCE)).all(),
+        )
+
+
+def _newest(connection: sa.Connection) -> tuple[int, int]:
+    event, change = (sa.select(sa.func.max(table.c.position)) for table in (EVENTS, CHANGES))
+    return connection.execute(event).scalar() or 0, connection.execute(change).scalar() or 0

@@ -1,0 +1,95 @@
+"""The catalogue in the database."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from rayrec.serving.state import Item
+from rayrec.serving.store.database import Database
+from rayrec.serving.store.events import in_place, note
+from rayrec.serving.store.tables import ITEMS
+
+AT_ONCE = 500
+"""Keys of a query: databases bound how many values one may have."""
+
+
+@dataclass(frozen=True)
+class StoredItems:
+    """What is read and written of items; answers use a copy in memory, `rayrec.serving.state.Items`.
+
+    Attributes:
+        database: Where they are.
+    """
+
+    database: Database
+
+    def put(self, items: Sequence[Item]) -> None:
+        """Keep items, in place of those with their keys."""
+        self.database.write(lambda connection: _put(connection, items))
+
+    def change(self, key: str, values: Mapping[str, Any]) -> bool:
+        """Change some attributes of an item. Returns whether there is one."""
+        return self.database.write(lambda connection: _change(connection, key, values))
+
+    def remove(self, key: str) -> bool:
+        """Take an item out of the catalogue; what was done with it stays in the log. Returns whether there was one."""
+        return self.database.write(lambda connection: _remove(connection, key))
+
+    def get(self, keys: Sequence[str]) -> list[Item]:
+        """The items of these keys that there are."""
+        parts = [keys[start : start + AT_ONCE] for start in range(0, len(keys), AT_ONCE)]
+        queries = [sa.select(ITEMS).where(ITEMS.c.item.in_(part)) for part in parts]
+        return [item for query in queries for item in self._read(query)]
+
+    def page(self, after: str | None, count: int) -> list[Item]:
+        """Up to ``count`` items by their keys, from the one after a key."""
+        query = sa.select(ITEMS).order_by(ITEMS.c.item).limit(count)
+        return self._read(query if after is None else query.where(ITEMS.c.item > after))
+
+    def search(self, text: str, count: int) -> list[Item]:
+        """Up to ``count`` items whose title, key or comment has a text in it, whatever its case."""
+        columns = (ITEMS.c.title, ITEMS.c.item, ITEMS.c.comment)
+        found = sa.or_(*(column.icontains(text, autoescape=True) for column in columns))
+        return self._read(sa.select(ITEMS).where(found).order_by(ITEMS.c.item).limit(count))
+
+    def all(self) -> list[Item]:
+        """Every item."""
+        return self._read(sa.select(ITEMS))
+
+    def _read(self, query: sa.Select[Any]) -> list[Item]:
+        return self.database.read(lambda connection: [_item(row) for row in connection.execute(query)])
+
+
+def _put(connection: sa.Connection, items: Sequence[Item]) -> None:
+    if not items:
+        return
+    insert = in_place(connection, ITEMS)
+    # The last of several with one key.
+    rows = {item.item: {**asdict(item), "categories": list(item.categories)} for item in items}
+    connection.execute(insert, [*rows.values()])
+    note(connection, "item", [*rows])
+
+
+def _change(connection: sa.Connection, key: str, values: Mapping[str, Any]) -> bool:
+    there = ITEMS.c.item == key
+    # Without a change it still tells whether there is one.
+    changed = connection.execute(sa.update(ITEMS).where(there).values({"item": key, **values})).rowcount > 0
+    if changed:
+        note(connection, "item", [key])
+    return changed
+
+
+def _remove(connection: sa.Connection, key: str) -> bool:
+    gone = connection.execute(sa.delete(ITEMS).where(ITEMS.c.item == key)).rowcount > 0
+    if gone:
+        note(connection, "item", [key])
+    return gone
+
+
+def _item(row: sa.Row[Any]) -> Item:
+    values = dict(row._mapping)
+    return Item(**{**values, "categories": tuple(values["categories"])})

@@ -1,0 +1,143 @@
+"""The store of a replica: the database, and what of it is kept in memory."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from weakref import WeakSet
+
+from rayrec.artifacts import home
+from rayrec.data.dataset import Dataset, open_dataset
+from rayrec.data.user_features import everyones_features
+from rayrec.inference.release import Release
+from rayrec.inference.scorer import Scorer
+from rayrec.serving.state import Event, Item, Items, User
+from rayrec.serving.store.database import Database
+from rayrec.serving.store.events import StoredEvents
+from rayrec.serving.store.fill import fill
+from rayrec.serving.store.follower import Changed, Follower
+from rayrec.serving.store.histories import StoredHistories
+from rayrec.serving.store.items import StoredItems
+from rayrec.serving.store.users import StoredUsers
+
+
+def default_url(name: str) -> str:
+    """Of the database of an endpoint: a file on this machine."""
+    return f"sqlite:///{Path(home()).absolute()}/state/{name}.db"
+
+
+class Store:
+    """Events, items and users of an endpoint. What is written here counts in this process at once, in others soon.
+
+    Args:
+        url: Of the database, see `Database`.
+
+    Attributes:
+        catalog: Every item, in memory.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.database = Database(url)
+        self.events = StoredEvents(self.database)
+        self.items = StoredItems(self.database)
+        self.users = StoredUsers(self.database)
+        self._histories: WeakSet[StoredHistories] = WeakSet()
+        self._changing = threading.Lock()
+        # First: what is written while the catalogue is read is told of afterwards.
+        self._follower = Follower(self.database, self._heard)
+        self.catalog = Items(self.items.all())
+        self._follower.start()
+
+    def histories_of(self, release: Release, scorer: Scorer) -> StoredHistories:
+        """Histories as a model reads them, for as long as somebody holds them."""
+        content = release.content
+        dataset = open_dataset(release.storage, content["dataset"]["name"], content["dataset"]["manifest"])
+        features = None
+        found = everyones_features(dataset, content["dataset"]["view"]) if "user" in scorer.widths else None
+        if found is not None:
+            features = {key: at for at, key in enumerate(dataset.vocabulary("user")["key"].to_pylist())}, found
+        timed = dataset.manifest["order"] == "timestamp"
+        histories = StoredHistories(self.database, scorer.rows, content["event_types"], timed, features)
+        self._histories.add(histories)
+        return histories
+
+    def fill(self, dataset: Dataset) -> None:
+        """Take in what a Dataset knows, unless it has been."""
+        fill(self.database, dataset)
+        self._heard(Changed(None, None))
+
+    def append(self, events: Sequence[Event]) -> int:
+        """See `EventLog`."""
+        new = self.events.append(events)
+        unknown = {event.item for event in events if self.catalog.item(event.item) is None}
+        self._heard(Changed({event.user for event in events}, unknown))
+        return new
+
+    def remove_event(self, event_id: str) -> int:
+        """Forget an event. Returns how many there were with this id."""
+        users = self.events.users_without([event_id])
+        self._heard(Changed({*users}, set()))
+        return len(users)
+
+    def remove_feedback(self, user: str, item: str, type: str | None = None) -> int:
+        """Forget a user's events on an item, of all types or of one. Returns how many feedbacks they were."""
+        feedback = self.events.feedback(user=user, item=item, type=type)
+        self.events.remove_pair(user, item, type)
+        self._heard(Changed({user}, set()))
+        return len(feedback)
+
+    def put_items(self, items: Sequence[Item]) -> None:
+        """Keep items, in place of those with their keys."""
+        self.items.put(items)
+        self._heard(Changed(set(), {item.item for item in items}))
+
+    def change_item(self, key: str, values: Mapping[str, Any]) -> bool:
+        """Change some attributes of an item. Returns whether there is one."""
+        there = self.items.change(key, values)
+        self._heard(Changed(set(), {key}))
+        return there
+
+    def remove_item(self, key: str, with_events: bool = False) -> bool:
+        """Take an item out of the catalogue, and if so asked out of the log. Returns whether there was one."""
+        there = self.items.remove(key)
+        if with_events:
+            self._heard(Changed({*self.events.remove_item(key)}, set()))
+        self._heard(Changed(set(), {key}))
+        return there
+
+    def put_users(self, users: Sequence[User]) -> None:
+        """Keep users, in place of those with their keys."""
+        self.users.put(users)
+        self._heard(Changed({user.user for user in users}, set()))
+
+    def erase_user(self, key: str) -> dict[str, int]:
+        """Forget a user and all events of theirs. Returns how many rows went, by table."""
+        gone = self.users.erase(key)
+        self._heard(Changed({key}, set()))
+        return gone
+
+    def close(self) -> None:
+        """End."""
+        self._follower.stop()
+        self.database.close()
+
+    def _heard(self, changed: Changed) -> None:
+        """Forget what is no longer so."""
+        for histories in [*self._histories]:
+            histories.forget(changed.users)
+        if changed.items is None or changed.items:
+            self._read_items(changed.items)
+
+    def _read_items(self, keys: Collection[str] | None) -> None:
+        """Read items anew: None reads all."""
+        # In turn: what was read first must not be put in place last.
+        with self._changing:
+            if keys is None:
+                found: Iterable[Item] = self.items.all()
+                keys = {item.item for item in self.catalog.all()}
+            else:
+                found = self.items.get([*keys])
+            there = {item.item: item for item in found}
+            self.catalog.put(there.values(), gone=[key for key in keys if key not in there])

@@ -1,0 +1,73 @@
+"""The tables, as `migrations/` makes them."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+METADATA = sa.MetaData()
+
+# SQLite numbers rows by itself only where the type is exactly INTEGER.
+NUMBER = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+
+EVENTS = sa.Table(
+    "events",
+    METADATA,
+    sa.Column("position", NUMBER, primary_key=True),
+    sa.Column("event_id", sa.Text, nullable=False, unique=True),
+    sa.Column("user", sa.Text, nullable=False),
+    sa.Column("item", sa.Text, nullable=False),
+    sa.Column("type", sa.Text, nullable=False),
+    sa.Column("value", sa.Double),
+    sa.Column("timestamp", sa.BigInteger, nullable=False),
+    sa.Column("context", sa.JSON(none_as_null=True)),
+    sa.Column("comment", sa.Text, nullable=False, server_default=""),
+    sa.Column("replaces", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Index("events_of_users", "user", "timestamp", "position"),
+    sa.Index("events_of_items", "item", "timestamp", "position"),
+    sqlite_autoincrement=True,
+)
+"""The log. ``position`` is the order in which events came, ``timestamp`` (milliseconds since the epoch) when they were.
+
+``replaces``: in what Gorse calls feedback, a user's events of a type on an item taken together, it takes the place of
+the events before it instead of being added to them.
+"""
+
+ITEMS = sa.Table(
+    "items",
+    METADATA,
+    sa.Column("item", sa.Text, primary_key=True),
+    sa.Column("title", sa.Text),
+    sa.Column("categories", sa.JSON, nullable=False),
+    sa.Column("labels", sa.JSON(none_as_null=True)),
+    sa.Column("timestamp", sa.BigInteger),
+    sa.Column("hidden", sa.Boolean, nullable=False),
+    sa.Column("comment", sa.Text, nullable=False),
+)
+"""The catalogue."""
+
+USERS = sa.Table(
+    "users",
+    METADATA,
+    sa.Column("user", sa.Text, primary_key=True),
+    sa.Column("labels", sa.JSON(none_as_null=True)),
+    sa.Column("comment", sa.Text, nullable=False),
+)
+"""Users that were told of; others are known by their events only."""
+
+CHANGES = sa.Table(
+    "changes",
+    METADATA,
+    sa.Column("position", NUMBER, primary_key=True),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("key", sa.Text),
+    sqlite_autoincrement=True,
+)
+"""What replicas must read anew, besides the histories of new events: an ``item`` or a ``user``; without a key, all."""
+
+FILLED = sa.Table(
+    "filled",
+    METADATA,
+    sa.Column("dataset", sa.Text, primary_key=True),
+    sa.Column("part", sa.Text, primary_key=True),
+)
+"""The parts of Datasets that have been taken in."""

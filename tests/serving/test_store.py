@@ -1,0 +1,197 @@
+"""The store: what is acknowledged is there, once, whatever happens; in SQLite and in PostgreSQL."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+
+from rayrec.data.dataset import Dataset
+from rayrec.errors import RecipeError
+from rayrec.inference.release import Release
+from rayrec.serving.engine import histories_of
+from rayrec.serving.state import Event, Item, User
+from rayrec.serving.store.database import Database
+from rayrec.serving.store.histories import StoredHistories
+from rayrec.serving.store.store import Store
+from rayrec.serving.store.tables import EVENTS, METADATA
+
+ODD = "a/b ü漢字 '; DROP TABLE events;-- %_\\ \u202e"
+WRITER = Path(__file__).with_name("writer.py")
+
+
+@pytest.fixture
+def store(url: str) -> Iterator[Store]:
+    with closing(Store(url)) as opened:
+        yield opened
+
+
+def view(number: int, user: str = "u", item: str = "i", **changes: Any) -> Event:
+    values: dict[str, Any] = {"type": "view", "timestamp": number, **changes}
+    return Event(f"e{number}", user, item, **values)
+
+
+def soon(holds: Callable[[], bool]) -> None:
+    """Wait for what other replicas must have heard of within a second."""
+    deadline = time.monotonic() + 1
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)  # polls another store
+
+
+def test_an_event_that_comes_twice_is_kept_once_and_repeats_are_kept(store: Store) -> None:
+    assert store.append([view(1), view(1), view(2)]) == 2
+    assert store.append([view(1, item="another"), view(3)]) == 1
+    found = [event for _, event in store.events.page(0, 10)]
+    assert found == [view(1), view(2), view(3)]
+
+
+def test_events_are_read_page_by_page_in_the_order_in_which_they_came(store: Store) -> None:
+    events = [view(9 - n, user=f"u{n % 2}", item=f"i{n % 3}", value=n / 2, context={"at": [n]}) for n in range(8)]
+    store.append(events)
+    first = store.events.page(0, 5)
+    assert [event for _, event in [*first, *store.events.page(first[-1][0], 5)]] == events
+    assert [event for _, event in store.events.page(0, 10, user="u1", item="i1")] == [events[1], events[7]]
+
+
+def test_odd_text_is_kept_as_it_is(store: Store) -> None:
+    store.append([view(1, user=ODD, item=ODD, type=ODD, comment=ODD, context={ODD: ODD})])
+    store.put_items([Item(ODD, ODD, (ODD,), {ODD: [ODD]}, 5, False, ODD)])
+    store.put_users([User(ODD, [ODD, None, 1.5], ODD)])
+    assert store.events.page(0, 1)[0][1] == view(1, user=ODD, item=ODD, type=ODD, comment=ODD, context={ODD: ODD})
+    assert store.items.get([ODD]) == [store.catalog.item(ODD)] == [Item(ODD, ODD, (ODD,), {ODD: [ODD]}, 5, False, ODD)]
+    assert store.items.search("%_\\", 5) == store.items.get([ODD])
+    assert store.users.get(ODD) == User(ODD, [ODD, None, 1.5], ODD)
+
+
+def test_many_writers_at_once_lose_nothing(store: Store) -> None:
+    with ThreadPoolExecutor(16) as threads:
+        assert sum(threads.map(lambda n: store.append([view(n % 200)]), range(400))) == 200
+    assert len(store.events.page(0, 1000)) == 200
+
+
+def test_a_write_that_fails_takes_no_other_with_it(store: Store) -> None:
+    def fails(connection: sa.Connection) -> None:
+        connection.execute(sa.insert(EVENTS), [{"event_id": "half"}])
+
+    with ThreadPoolExecutor(16) as threads:
+        wrong = [threads.submit(store.database.write, fails) for _ in range(8)]
+        right = [threads.submit(store.append, [view(n)]) for n in range(50)]
+    assert [one.result() for one in right] == [1] * 50
+    assert all(isinstance(one.exception(), sa.exc.IntegrityError) for one in wrong)
+
+
+def test_other_stores_hear_of_it_within_a_second(store: Store, url: str) -> None:
+    with closing(Store(url)) as other:
+        histories = StoredHistories(other.database, {"i": 1, "j": 2})
+        other._histories.add(histories)
+        assert histories.history("u") is None
+        store.append([view(1)])
+        soon(lambda: (found := histories.history("u")) is not None and found.items.tolist() == [1])
+        store.append([view(2, item="j")])
+        soon(lambda: (found := histories.history("u")) is not None and found.items.tolist() == [1, 2])
+        store.remove_event("e1")
+        soon(lambda: (found := histories.history("u")) is not None and found.items.tolist() == [2])
+        store.put_items([Item("i", "A title", ("c",), timestamp=7)])
+        soon(lambda: other.catalog.item("i") == Item("i", "A title", ("c",), timestamp=7))
+        store.change_item("i", {"hidden": True})
+        soon(lambda: other.catalog.hidden == {"i"})
+        store.remove_item("i")
+        soon(lambda: other.catalog.item("i") is None)
+        store.erase_user("u")
+        soon(lambda: histories.history("u") is None)
+
+
+def test_what_was_read_before_a_write_is_not_remembered_after_it(store: Store) -> None:
+    histories = StoredHistories(store.database, {"i": 1})
+    store._histories.add(histories)
+    read = histories._read
+
+    def slow(user: str) -> object:
+        found = read(user)
+        # Somebody writes after this one has read.
+        store.append([view(1)])
+        return found
+
+    histories._read = slow  # type: ignore[method-assign, assignment]
+    assert histories.history("u") is None
+    histories._read = read  # type: ignore[method-assign]
+    found = histories.history("u")
+    assert found is not None
+    assert found.items.tolist() == [1]
+
+
+def test_what_was_acknowledged_survives_sigkill(url: str) -> None:
+    told: list[str] = []
+    for _ in range(2):
+        process = subprocess.Popen([sys.executable, str(WRITER), url], stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        told += [process.stdout.readline().strip() for _ in range(40)]
+        process.send_signal(signal.SIGKILL)
+        told += process.stdout.read().split()
+        process.wait()
+    with closing(Store(url)) as store:
+        kept = [event.event_id for _, event in store.events.page(0, 100_000)]
+    assert len(kept) == len({*kept})
+    # What was cut off amid a line was not told whole.
+    assert {name for name in told if len(name) == len(told[0])} <= {*kept}
+
+
+def test_a_filled_store_knows_the_histories_of_the_dataset(store: Store, release: Release, dataset: Dataset) -> None:
+    store.fill(dataset)
+    before = store.events.page(0, 100_000)
+    store.fill(dataset)
+    assert store.events.page(0, 100_000) == before
+    scorer, expected = release.bundle().scorer(), histories_of(release)
+    stored = store.histories_of(release, scorer)
+    for user in expected.users.users:
+        ours, theirs = stored.history(user), expected.history(user)
+        assert ours is not None
+        assert theirs is not None
+        np.testing.assert_array_equal(ours.items, theirs.items)
+        np.testing.assert_array_equal(ours.times, theirs.times)  # type: ignore[arg-type]
+    assert {item.item: item.title for item in store.catalog.all()} == {f"i{n}": f"Title {n}" for n in range(30)}
+
+
+def test_events_that_came_over_http_are_not_taken_in_again(store: Store, dataset: Dataset) -> None:
+    store.fill(dataset)
+    (_, one), *_ = store.events.page(0, 1)
+    store.remove_event(one.event_id)
+    store.append([Event("told", one.user, one.item, one.type, one.timestamp)])
+    store.database.write(lambda connection: connection.exec_driver_sql("DELETE FROM filled"))
+    store.fill(dataset)
+    assert [event.event_id for _, event in store.events.page(0, 10_000, user=one.user, item=one.item)] == ["told"]
+
+
+def test_the_migrations_make_the_tables_that_are_declared(store: Store) -> None:
+    def differences(connection: sa.Connection) -> list[object]:
+        return [*compare_metadata(MigrationContext.configure(connection), METADATA)]
+
+    assert store.database.read(differences) == []
+
+
+def test_sqlite_flushes_each_commit(tmp_path: Path) -> None:
+    def settings(connection: sa.Connection) -> list[object]:
+        return [connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in ("journal_mode", "synchronous")]
+
+    with closing(Database(f"sqlite:///{tmp_path}/state.db")) as database:
+        # 2 is FULL.
+        assert database.read(settings) == ["wal", 2]
+
+
+@pytest.mark.parametrize("wrong", ["no url", "mysql://host/name", "sqlite:relative"])
+def test_another_kind_of_url_is_refused(wrong: str) -> None:
+    with pytest.raises(RecipeError, match=r"serving\.state"):
+        Database(wrong)
