@@ -36,8 +36,8 @@ for variable in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI"):
     os.environ.pop(variable, None)
 
 LONGEST = (
-    *("test_faults.py", "test_job.py", "test_cli.py", "test_pipeline.py"),
-    *("test_every_model.py", "test_deploy.py", "test_train.py"),
+    *("test_faults.py", "test_every_model.py", "test_search.py", "test_pipeline.py", "test_job.py", "test_cli.py"),
+    *("test_train.py", "test_sweep.py", "test_deploy.py", "test_confirmation.py", "test_store.py", "test_gorse.py"),
 )
 """They begin first, so that neither process of `make test` is alone with one of them in the end."""
 

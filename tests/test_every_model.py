@@ -29,6 +29,7 @@ from rayrec.models.registry import MODELS, model_class
 from rayrec.recipe_files import load_recipe
 from rayrec.serving.app import build_app
 from rayrec.serving.engine import Answer, Engine, Query
+from rayrec.serving.store.store import Store
 from rayrec.training.feed import feed_for
 from rayrec.training.fit import fit_here
 from rayrec.training.job import TrainJob, interactions, publish
@@ -104,6 +105,7 @@ def endpoint(engine: Engine) -> Iterator[str]:
     class Backend:
         def __init__(self) -> None:
             self.engine: Engine | None = engine
+            self.store: Store | None = None
             self.refused: str | None = None
 
         async def answer(self, engine: Engine, query: Query) -> Answer:

@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 from rayrec import __version__
 from rayrec.cli_data import data_app, init
 from rayrec.cli_evaluation import compare, cross_validate
+from rayrec.cli_keys import keys_app
 from rayrec.cli_recommend import recommend
 from rayrec.cli_shared import (
     AppendOption,
@@ -68,6 +69,7 @@ app = typer.Typer(
     add_completion=False,
 )
 app.add_typer(data_app, name="data")
+app.add_typer(keys_app, name="keys")
 app.command()(init)
 app.command()(compare)
 app.command()(cross_validate)
@@ -354,7 +356,7 @@ def _run_stages(
 def _serve_until_signal(reference: str, settings: Any, quiet: bool) -> None:
     from rayrec.artifacts import Storage
     from rayrec.cluster import has_fast_serve
-    from rayrec.serving.server import serving, until_signal
+    from rayrec.serving.server import has_keys, serving, until_signal
     from rayrec.tracking import find_release
 
     registered = find_release(reference)
@@ -367,6 +369,10 @@ def _serve_until_signal(reference: str, settings: Any, quiet: bool) -> None:
     storage = Storage.open(registered.storage)
     with until_signal() as wait, serving(storage, registered.digest, settings) as url:
         typer.echo(f"serving {registered.name}/{registered.version} at {url}/docs (Ctrl-C ends it)", err=True)
+        if not has_keys(settings, registered.name):
+            typer.echo(
+                f"for this machine only: there are no API keys. `rayrec keys create {registered.name}`", err=True
+            )
         wait()
         typer.echo("ending: requests under way are finished first", err=True)
 

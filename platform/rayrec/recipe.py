@@ -109,7 +109,7 @@ class Evaluation(Section):
 class Serving(Section):
     """The HTTP endpoint."""
 
-    host: str = Field("127.0.0.1", description="Address to listen on. There are no API keys yet: keep it local.")
+    host: str = Field("127.0.0.1", description="Address to listen on; other than localhost it needs API keys.")
     port: int = Field(8000, ge=1, le=65535, description="Port to listen on.")
     exclude_seen: bool = Field(True, description="Do not recommend what the user already had.")
     min_replicas: int = Field(1, ge=1, description="Replicas when idle.")

@@ -69,7 +69,7 @@ def test_no_request_is_answered_with_no_rows(scorer: Scorer) -> None:
 def test_similar_items_are_the_nearest_by_cosine(scorer: Scorer) -> None:
     vectors = scorer.vectors
     assert vectors is not None
-    found = scorer.similar(4, 5, np.array([], np.int64))
+    found = scorer.similar(np.array([4]), 5, np.array([], np.int64))
     assert found is not None
     others = [row for row in range(1, 31) if row != 4]
     cosine = {
@@ -77,13 +77,20 @@ def test_similar_items_are_the_nearest_by_cosine(scorer: Scorer) -> None:
     }
     assert found[0].tolist() == sorted(others, key=lambda row: -cosine[row])[:5]
     np.testing.assert_allclose(found[1], sorted(cosine.values(), reverse=True)[:5], rtol=1e-5)
-    others = scorer.similar(4, 5, found[0][:2])
+    others = scorer.similar(np.array([4]), 5, found[0][:2])
     assert others is not None
     assert others[0][:3].tolist() == found[0][2:].tolist()
+    both = scorer.similar(np.array([4, 9]), 30, np.array([], np.int64))
+    assert both is not None
+    assert not {4, 9} & {*both[0].tolist()}
+    assert scorer.nearest(4, found[0], 2) == [
+        (found[0][0], pytest.approx(found[1][0])),
+        (found[0][1], pytest.approx(found[1][1])),
+    ]
 
 
 def test_a_model_without_vectors_knows_no_similar_items(published: Published) -> None:
-    assert published[1].bundle("popular").scorer().similar(4, 5, np.array([], np.int64)) is None
+    assert published[1].bundle("popular").scorer().similar(np.array([4]), 5, np.array([], np.int64)) is None
 
 
 def test_popular_items_come_first_for_everybody(published: Published) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import time
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -134,6 +136,113 @@ def test_the_newest_items_come_first(client: TestClient) -> None:
     answer = client.get("/v1/latest?n=2").json()
     assert (keys(answer), answer["source"]) == (["new1", "new0"], "latest")
     assert keys(client.get("/v1/latest?categories=fresh&exclude=new1").json()) == ["new0", "new2"]
+
+
+def test_only_items_with_the_labels_asked_for(client: TestClient) -> None:
+    client.patch("/v1/items/i6", json={"labels": {"colour": "red", "sizes": ["s", "m"], "stock": 3}})
+    client.patch("/v1/items/i8", json={"labels": {"colour": "red"}})
+    asked = {"colour=red": {"i6", "i8"}, "sizes=m": {"i6"}, "stock=3": {"i6"}, "colour=blue": set()}
+    for label, expected in asked.items():
+        assert {*best(client, "u50", ITEMS, label=label)} == expected - {*had(client, "u50")}
+    assert {*best(client, "nobody at all", ITEMS, label=["colour=red", "sizes=s"])} == {"i6"}
+    assert client.get("/v1/recommend/u50?label=colour").status_code == 422
+
+
+def had(client: TestClient, user: str) -> list[str]:
+    return [event["item"] for event in client.get("/v1/events", params={"user": user, "n": 1000}).json()["events"]]
+
+
+def test_candidates_are_ranked_as_they_would_be_recommended(client: TestClient) -> None:
+    whole = best(client, "u51", ITEMS)
+    candidates = [*reversed(whole[:4]), "i-unknown"]
+    answer = client.post("/v1/rank", json={"user": "u51", "candidates": candidates}).json()
+    assert (keys(answer), answer["unranked"], answer["source"]) == (whole[:4], ["i-unknown"], "model")
+    seen = had(client, "u51")[:2]
+    assert {*keys(client.post("/v1/rank", json={"user": "u51", "candidates": seen}).json())} == {*seen}
+    session = client.post("/v1/rank", json={"items": ["i2"], "candidates": ["i3", "i17"]}).json()
+    assert keys(session) == [key for key in session_of(client, "i2") if key in {"i3", "i17"}]
+
+
+def session_of(client: TestClient, item: str) -> list[str]:
+    return keys(client.post("/v1/session/recommend", json={"items": [item], "n": ITEMS}).json())
+
+
+def test_a_basket_is_answered_by_all_that_is_in_it(client: TestClient) -> None:
+    there, back = (
+        keys(client.post("/v1/basket/recommend", json={"items": items, "n": 5}).json())
+        for items in (["i4", "i20"], ["i20", "i4"])
+    )
+    assert there == back
+    assert not {"i4", "i20"} & {*there}
+    one = keys(client.post("/v1/basket/recommend", json={"items": ["i4"], "n": 5}).json())
+    assert one == keys(client.get("/v1/items/i4/similar?n=5").json())
+    assert client.post("/v1/basket/recommend", json={"items": ["nothing"]}).status_code == 404
+
+
+def test_an_explanation_names_what_the_user_had(client: TestClient) -> None:
+    answer = client.get("/v1/recommend/u52?n=3&explain=true").json()
+    for item in answer["items"]:
+        near = [one["similarity"] for one in item["because"]]
+        assert len(near) == 3
+        assert near == sorted(near, reverse=True)
+        assert {one["item"] for one in item["because"]} <= {*had(client, "u52")}
+    assert "because" not in client.get("/v1/recommend/u52?n=3").json()["items"][0]
+    assert client.get("/v1/recommend/nobody?n=1&explain=true").json()["items"][0]["because"] == []
+
+
+def test_users_are_like_those_who_had_the_same(client: TestClient) -> None:
+    answer = client.get("/v1/users/u53/similar?n=5").json()
+    mine = {*had(client, "u53")}
+    for one in answer["users"]:
+        assert one["score"] == pytest.approx(len(mine & {*had(client, one["user"])}) / len(mine))
+    assert "u53" not in {one["user"] for one in answer["users"]}
+
+
+def test_what_many_users_did_lately_trends(client: TestClient) -> None:
+    client.post("/v1/events", json=[{"user": f"crowd{n}", "item": "i11"} for n in range(40)])
+    client.post("/v1/events", json=[{"user": "one", "item": "i12"}] * 60)
+    answer = client.get("/v1/trending?n=2").json()
+    assert (answer["source"], answer["items"][0]["item"], answer["items"][0]["score"]) == ("trending", "i11", 40)
+    client.patch("/v1/items/i11", json={"hidden": True})
+    assert "i11" not in keys(client.get("/v1/trending").json())
+    client.patch("/v1/items/i11", json={"hidden": False})
+
+
+def lines(*rows: dict[str, Any]) -> bytes:
+    return b"".join(json.dumps(row).encode() + b"\n" for row in rows)
+
+
+def test_much_is_taken_in_and_given_out_as_json_lines(client: TestClient, release: Release, tmp_path: Path) -> None:
+    events = [
+        {"event_id": f"b{n}", "user": f"bulk{n % 9}", "item": f"i{n % 30}", "timestamp": n} for n in range(12_000)
+    ]
+    assert client.post("/v1/bulk/events", content=lines(*events)).json()["kept"] == 12_000
+    assert client.post("/v1/bulk/items", content=lines({"item": "bulk", "title": "é"})).json()["kept"] == 1
+    assert (
+        client.post("/v1/bulk/users", content=iter([lines({"user": "bu"})[:5], lines({"user": "bu"})[5:]])).json()[
+            "kept"
+        ]
+        == 1
+    )
+    with closing(Store(f"sqlite:///{tmp_path}/state.db")) as empty:
+        other = served(release, empty)
+        for kind in ("events", "items", "users"):
+            given = client.get(f"/v1/bulk/{kind}").content
+            assert other.post(f"/v1/bulk/{kind}", content=given).json()["kept"] == given.count(b"\n")
+            assert other.get(f"/v1/bulk/{kind}").content == given
+    assert client.get("/v1/bulk/nothing").status_code == 404
+
+
+def test_a_wrong_line_says_where_it_is_and_what_is_kept(client: TestClient) -> None:
+    good = [{"event_id": f"w{n}", "user": "wrong", "item": "i1"} for n in range(6000)]
+    refused = client.post("/v1/bulk/events", content=lines(*good) + b'{"user": "wrong"}\n')
+    assert refused.status_code == 422
+    assert "line 6001: item" in refused.json()["error"]["message"]
+    assert "the first 5,000 rows are kept" in refused.json()["error"]["message"]
+    assert client.post("/v1/bulk/events", content=lines(*good)).json()["kept"] == 6000
+    assert len({*had(client, "wrong")}) == 1
+    endless = client.post("/v1/bulk/events", content=iter([b"x" * (1 << 20)] * 3))
+    assert endless.status_code == 413
 
 
 def test_a_user_is_forgotten_with_everything_they_did(client: TestClient) -> None:

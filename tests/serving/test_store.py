@@ -110,7 +110,7 @@ def test_other_stores_hear_of_it_within_a_second(store: Store, url: str) -> None
         soon(lambda: other.catalog.hidden == {"i"})
         store.remove_item("i")
         soon(lambda: other.catalog.item("i") is None)
-        store.erase_user("u")
+        store.erase_user("u", "nobody")
         soon(lambda: histories.history("u") is None)
 
 

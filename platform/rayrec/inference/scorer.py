@@ -85,18 +85,33 @@ class Scorer:
             row[rows] = -np.inf
         return top_k(scores, k)
 
-    def similar(self, row: int, k: int, excluded: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-        """The ``k`` items nearest to an item by cosine: rows ``[k]`` and similarities ``[k]``; None without vectors.
+    def similar(self, rows: np.ndarray, k: int, excluded: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+        """The ``k`` items nearest to some items by their mean cosine: rows ``[k]`` and cosines ``[k]``.
 
-        ``excluded``: ``[n]`` int64 item rows that are passed over.
+        Args:
+            rows: ``[m]`` int64 item rows, at least one; they are passed over themselves.
+            k: How many.
+            excluded: ``[n]`` int64 item rows that are passed over too.
+
+        Returns:
+            None of a model without item vectors.
         """
         if self.vectors is None:
             return None
-        similarities = self._directions @ self._directions[row]
-        similarities[[0, row]] = -np.inf
-        similarities[excluded] = -np.inf
-        rows, values = top_k(similarities[None, :], k)
-        return rows[0], values[0]
+        similarities = self._directions @ self._directions[rows].mean(axis=0)
+        for gone in ([0], rows, excluded):
+            similarities[gone] = -np.inf
+        found, values = top_k(similarities[None, :], k)
+        return found[0], values[0]
+
+    def nearest(self, row: int, among: np.ndarray, k: int) -> list[tuple[int, float]]:
+        """The ``k`` of some items that are nearest to an item, with their cosines; none of a model without vectors."""
+        if self.vectors is None:
+            return []
+        among = np.unique(among)
+        cosines = self._directions[among] @ self._directions[row]
+        best = np.argsort(-cosines, kind="stable")[:k]
+        return [(int(among[place]), float(cosines[place])) for place in best]
 
     @cached_property
     def _directions(self) -> np.ndarray:

@@ -9,6 +9,7 @@ from fastapi.responses import JSONResponse
 
 from rayrec import __version__
 from rayrec.serving.envelope import Backend, add_envelope, live
+from rayrec.serving.routes_bulk import add_bulk
 from rayrec.serving.routes_gorse import add_gorse
 from rayrec.serving.routes_recommend import add_recommendations
 from rayrec.serving.routes_state import add_state
@@ -18,13 +19,14 @@ from rayrec.serving.schemas import ErrorAnswer, Health
 def build_app(backend: Backend) -> FastAPI:
     """The ASGI application around a backend."""
     errors: dict[int | str, dict[str, Any]] = {
-        status: {"model": ErrorAnswer} for status in (400, 404, 411, 413, 422, 429, 500, 503)
+        status: {"model": ErrorAnswer} for status in (400, 401, 403, 404, 411, 413, 422, 429, 500, 503)
     }
     app = FastAPI(title="rayrec", version=__version__, responses=errors)
-    add_envelope(app)
+    add_envelope(app, backend)
     # An item's key may have slashes: what ends with another word comes first.
     add_recommendations(app, backend)
     add_state(app, backend)
+    add_bulk(app, backend)
     add_gorse(app, backend)
     _add_health(app, backend)
     return app

@@ -16,14 +16,13 @@ from ray.serve.config import BackpressureConfig
 
 from rayrec.artifacts import Storage
 from rayrec.data.dataset import open_dataset
-from rayrec.data.variables import expanded
 from rayrec.errors import RecipeError
 from rayrec.inference.release import open_release
 from rayrec.recipe import Serving
 from rayrec.serving.app import build_app
 from rayrec.serving.batching import Batcher
 from rayrec.serving.engine import Answer, Engine, Query
-from rayrec.serving.store.store import Store, default_url
+from rayrec.serving.store.store import Store, state_url
 from rayrec.tracking import find_release
 
 _LOG = logging.getLogger("ray.serve")
@@ -153,7 +152,7 @@ class Endpoint:
 
     def _store_of(self, url: str | None, name: str) -> Store:
         """The store at a URL, which stays open for as long as replicas live: Releases come and go."""
-        place = expanded(url) if url else default_url(name)
+        place = state_url(url, name)
         nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
         if place.startswith("sqlite") and len(nodes) > 1:
             raise RecipeError(

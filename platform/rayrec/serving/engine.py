@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from types import MappingProxyType
@@ -31,6 +31,8 @@ class UnknownItemError(RayrecError):
     """An item key that the catalogue does not have."""
 
 
+EXPLAINING, MOST_EXPLAINING = 3, 200
+"""Items of a history that an explanation names, and the latest that it looks at."""
 MOST_KEPT = 1000
 """Sets of categories of which it is kept in memory what lies outside."""
 
@@ -41,11 +43,15 @@ class Wanted:
 
     Attributes:
         categories: Only items that belong to one of these; by default all.
+        labels: Only items with all of these labels, each a name and a value (or one of several).
         exclude: Keys of items that may not.
+        only: Only items with these keys, also those that the user had.
     """
 
     categories: tuple[str, ...] = ()
+    labels: tuple[tuple[str, str], ...] = ()
     exclude: tuple[str, ...] = ()
+    only: tuple[str, ...] | None = None
 
 
 ANYTHING = Wanted()
@@ -151,7 +157,7 @@ class Engine:
         self.catalog = catalog
         self.features = features
         self._exclude_seen = bool(release.content["funnel"]["exclude_seen"])
-        self._left_out: tuple[int, dict[tuple[str, ...], np.ndarray]] = (-1, {})
+        self._left_out: tuple[int, dict[tuple[object, ...], np.ndarray]] = (-1, {})
 
     @classmethod
     def load(
@@ -232,7 +238,7 @@ class Engine:
     ) -> Query:
         """What to ask for a history; the rest as for `session_query`."""
         at, rows = moment(context, int(time.time())), history.items
-        seen = rows if self._exclude_seen else rows[:0]
+        seen = rows if self._exclude_seen and wanted.only is None else rows[:0]
         return Query(
             rows,
             count,
@@ -248,14 +254,17 @@ class Engine:
         scorer, catalog = self.scorer if known else self.popular, self.catalog
         if self._left_out[0] != catalog.version:
             self._left_out = (catalog.version, {})
-        kept, name = self._left_out[1], (scorer.kind, *sorted({*wanted.categories}))
+        kept, name = self._left_out[1], (scorer.kind, wanted.categories, wanted.labels)
         if name not in kept:
             if len(kept) >= MOST_KEPT:
                 kept.clear()
             # What is not in the catalogue any more is not recommended, though the model knows it.
             no_longer = catalog.hidden | (scorer.rows.keys() - catalog.keys)
-            kept[name] = np.union1d(scorer.rows_of([*no_longer]), _outside(scorer, catalog, wanted.categories))
-        return np.concatenate([kept[name], scorer.rows_of(wanted.exclude)]) if wanted.exclude else kept[name]
+            chosen = catalog.within(wanted.categories, wanted.labels)
+            kept[name] = np.union1d(scorer.rows_of([*no_longer]), _outside(scorer, chosen))
+        others = [] if wanted.only is None else [_outside(scorer, wanted.only)]
+        more = [*others, scorer.rows_of(wanted.exclude)] if wanted.exclude or others else []
+        return np.concatenate([kept[name], *more])
 
     def answer(self, queries: Sequence[Query]) -> list[Answer]:
         """Answer several requests in one pass of each model."""
@@ -290,38 +299,46 @@ class Engine:
 
     def latest(self, count: int, offset: int, wanted: Wanted) -> Answer:
         """The newest items, with when they came, in seconds since the epoch, as scores."""
+        within = self.catalog.within(wanted.categories, wanted.labels)
         found = (
             item
             for item in self.catalog.newest()
-            if item.item not in wanted.exclude
-            and (not wanted.categories or not {*wanted.categories}.isdisjoint(item.categories))
+            if item.item not in wanted.exclude and (within is None or item.item in within)
         )
         chosen = islice(found, offset, offset + count)
         return Answer([ScoredItem(item, (item.timestamp or 0) / 1000) for item in chosen], LATEST)
 
-    def similar(self, key: str, count: int) -> Answer:
-        """Items like one, by the model; popular ones, marked, where it does not know the item, or is popularity itself.
+    def similar(self, keys: Sequence[str], count: int) -> Answer:
+        """Items like some others, by the model; popular ones, marked, where it knows none, or is popularity itself.
 
         Raises:
-            UnknownItemError: No item has this key.
+            UnknownItemError: No item has one of these keys.
         """
-        self.item(key)
-        row = self.scorer.rows.get(key)
-        found = self._nearest(row, count) if row is not None and self.scorer.kind != POPULARITY else None
-        if found is not None:
-            return Answer(self._items(Ranked(MODEL, self.scorer, *found)), MODEL)
-        exclude = np.concatenate([self.popular.rows_of([key]), self._rows_outside(ANYTHING, False)])
+        for key in keys:
+            self.item(key)
+        rows = self.scorer.rows_of(keys)
+        if len(rows) and self.scorer.kind != POPULARITY:
+            return Answer(self._items(Ranked(MODEL, self.scorer, *self._nearest(rows, count))), MODEL)
+        exclude = np.concatenate([self.popular.rows_of(keys), self._rows_outside(ANYTHING, False)])
         return self.answer([Query(exclude[:0], count, 0, exclude, Context())])[0]
 
-    def _nearest(self, row: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """Items nearest by their vectors; of a model without any, what it recommends to who had just this one."""
+    def _nearest(self, rows: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Items nearest by their vectors; of a model without any, what it recommends to who had just these."""
         hidden = self._rows_outside(ANYTHING, True)
-        found = self.scorer.similar(row, count, hidden)
+        found = self.scorer.similar(rows, count, hidden)
         if found is not None:
             return found
-        history = np.array([row])
-        rows, scores = self.scorer.top([history], count, [np.append(hidden, row)])
-        return rows[0], scores[0]
+        best, scores = self.scorer.top([rows], count, [np.concatenate([hidden, rows])])
+        return best[0], scores[0]
+
+    def because(self, query: Query, key: str) -> list[ScoredItem]:
+        """What of a history speaks most for an item: the nearest by the model's vectors, with their cosines."""
+        row = self.scorer.rows.get(key)
+        if row is None or not len(query.history):
+            return []
+        near = self.scorer.nearest(row, query.history[-MOST_EXPLAINING:], EXPLAINING)
+        keys = [(self.scorer.item_keys[had - 1], cosine) for had, cosine in near]
+        return [ScoredItem(self.catalog.item(had) or Item(had), cosine) for had, cosine in keys]
 
     def item(self, key: str) -> Item:
         """An item of the catalogue.
@@ -341,12 +358,12 @@ class Engine:
         return [ScoredItem(self.catalog.item(key) or Item(key), score) for key, score in keys]
 
 
-def _outside(scorer: Scorer, catalog: Catalog, categories: Sequence[str]) -> np.ndarray:
-    """Item rows that belong to none of the categories: ``[n]`` int64; none lie outside of no categories."""
-    if not categories:
+def _outside(scorer: Scorer, chosen: Collection[str] | None) -> np.ndarray:
+    """Item rows that are not among the chosen keys: ``[n]`` int64; None chooses all."""
+    if chosen is None:
         return np.zeros(0, np.int64)
     within = np.zeros(len(scorer.item_keys) + 1, bool)
-    within[scorer.rows_of([*catalog.within(categories)])] = True
+    within[scorer.rows_of([*chosen])] = True
     # Row 0 is padding.
     return np.flatnonzero(~within[1:]) + 1
 

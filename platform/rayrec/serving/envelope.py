@@ -1,4 +1,4 @@
-"""What every request passes through: request ids, bounded bodies, and errors as JSON."""
+"""What every request passes through: request ids, keys, bounded bodies, and errors as JSON."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from rayrec.serving.access import Gate
 from rayrec.serving.batching import OverloadedError
 from rayrec.serving.engine import Answer, Engine, Query, UnknownItemError
 from rayrec.serving.features import FeatureError
@@ -23,6 +24,8 @@ logger = logging.getLogger("rayrec.serving")
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 MAX_BODY = 1 << 20
+STREAMED = "/v1/bulk/"
+"""Bodies that are never held whole."""
 RETRY_AFTER_SECONDS = "1"
 STATUSES: dict[type[Exception], int] = {UnknownItemError: 404, FeatureError: 422, BusyError: 429, UnavailableError: 503}
 """Of errors whose message is for the client."""
@@ -84,14 +87,20 @@ def reply(request: Request, engine: Engine, **content: Any) -> Response:
     return JSONResponse({**envelope, "simulated": release.content["simulated"], **content})
 
 
-def add_envelope(app: FastAPI) -> None:
-    """Request ids, bounded bodies, and errors as JSON."""
+def add_envelope(app: FastAPI, backend: Backend) -> None:
+    """Request ids, keys, bounded bodies, and errors as JSON."""
+    gate = Gate()
+
+    def refused(request: Request) -> Response | None:
+        """Before the first Release is loaded there is nothing to guard."""
+        refusal = gate.refusal(request, backend.store.keyring) if backend.store else None
+        return _problem(request, *refusal) if refusal else None
 
     @app.middleware("http")
     async def identify(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
         given = request.headers.get("x-request-id", "")
         request.state.request_id = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
-        response = _too_large(request) or await call_next(request)
+        response = refused(request) or _too_large(request) or await call_next(request)
         response.headers["x-request-id"] = request.state.request_id
         return response
 
@@ -129,7 +138,7 @@ def add_envelope(app: FastAPI) -> None:
 
 def _too_large(request: Request) -> Response | None:
     """Refuse a body that says it is too large, or does not say how large it is."""
-    if request.method in {"GET", "HEAD", "OPTIONS", "DELETE"}:
+    if request.method in {"GET", "HEAD", "OPTIONS", "DELETE"} or request.url.path.startswith(STREAMED):
         return None
     length = request.headers.get("content-length", "")
     if not length.isdigit():
@@ -139,5 +148,7 @@ def _too_large(request: Request) -> Response | None:
 
 def _problem(request: Request, status: int, message: str) -> Response:
     headers = {"Retry-After": RETRY_AFTER_SECONDS} if status in {429, 503} else {}
+    if status == 401:
+        headers = {"WWW-Authenticate": "Bearer"}
     content = {"request_id": request.state.request_id, "error": {"status": status, "message": message}}
     return JSONResponse(content, status_code=status, headers=headers)

@@ -9,7 +9,7 @@ import json
 import time
 from typing import Annotated
 
-from fastapi import FastAPI, Header, Query, Response
+from fastapi import FastAPI, Query, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import Field
 
@@ -39,7 +39,6 @@ Category = Annotated[list[str], Query(max_length=MAX_CATEGORIES, default_factory
 Cursor = Annotated[str, Query(max_length=4 * MAX_KEY)]
 Several = Annotated[list[FeedbackIn], Field(max_length=MAX_TOGETHER)]
 Searched = Annotated[str, Query(max_length=MAX_TEXT)]
-Version = Annotated[str, Header(alias="X-API-Version")]
 
 
 def add_gorse(app: FastAPI, backend: Backend) -> None:
@@ -58,12 +57,12 @@ def _addfeedback(app: FastAPI, backend: Backend) -> None:
         return _affected(len(body))
 
     @app.post("/api/feedback", response_model=Affected, tags=["gorse"])
-    async def postfeedback(body: Several) -> Response:
+    async def post_feedback(body: Several) -> Response:
         """Add feedback; the values of what is there already are summed up."""
         return await insert(body, replaces=False)
 
     @app.put("/api/feedback", response_model=Affected, tags=["gorse"])
-    async def putfeedback(body: Several) -> Response:
+    async def put_feedback(body: Several) -> Response:
         """Add feedback in place of what is there already."""
         return await insert(body, replaces=True)
 
@@ -73,12 +72,12 @@ def _addfeedback(app: FastAPI, backend: Backend) -> None:
         return JSONResponse({"Cursor": following, "Feedback": [feedback(told) for told in found]})
 
     @app.get("/api/feedback", tags=["gorse"])
-    async def getfeedback(n: Count = 10, cursor: Cursor = "") -> Response:
+    async def get_feedback(n: Count = 10, cursor: Cursor = "") -> Response:
         """All feedback, page by page."""
         return await page(n, cursor, None)
 
     @app.get("/api/feedback/{kind}", tags=["gorse"])
-    async def get_typedfeedback(kind: str, n: Count = 10, cursor: Cursor = "") -> Response:
+    async def get_typed_feedback(kind: str, n: Count = 10, cursor: Cursor = "") -> Response:
         """All feedback of a type, page by page."""
         return await page(n, cursor, kind)
 
@@ -111,23 +110,23 @@ def _addfeedback(app: FastAPI, backend: Backend) -> None:
 
     @app.get("/api/user/{user}/feedback/", tags=["gorse"], include_in_schema=False)
     @app.get("/api/user/{user}/feedback", tags=["gorse"])
-    async def ofuser_view(user: str) -> Response:
+    async def of_user(user: str) -> Response:
         """A user's feedback."""
         return await listed(user=user)
 
     @app.get("/api/user/{user}/feedback/{kind}", tags=["gorse"])
-    async def typed_ofuser_view(user: str, kind: str) -> Response:
+    async def typed_of_user(user: str, kind: str) -> Response:
         """A user's feedback of a type."""
         return await listed(user=user, type=kind)
 
     @app.get("/api/item/{item}/feedback/", tags=["gorse"], include_in_schema=False)
     @app.get("/api/item/{item}/feedback", tags=["gorse"])
-    async def ofitem_view(item: str) -> Response:
+    async def of_item(item: str) -> Response:
         """The feedback on an item."""
         return await listed(item=item)
 
     @app.get("/api/item/{item}/feedback/{kind}", tags=["gorse"])
-    async def typed_ofitem_view(item: str, kind: str) -> Response:
+    async def typed_of_item(item: str, kind: str) -> Response:
         """The feedback of a type on an item."""
         return await listed(item=item, type=kind)
 
@@ -141,7 +140,7 @@ def _add_items(app: FastAPI, backend: Backend) -> None:
         return _affected(len(items))
 
     @app.post("/api/item", response_model=Affected, tags=["gorse"])
-    async def postitem_view(body: ItemIn) -> Response:
+    async def post_item(body: ItemIn) -> Response:
         """Keep an item, in place of the one with its key."""
         return await insert([body])
 
@@ -161,17 +160,17 @@ def _add_items(app: FastAPI, backend: Backend) -> None:
         return JSONResponse({"Cursor": following, "Items": [item_view(item) for item in found]})
 
     @app.get("/api/item/{item}", tags=["gorse"])
-    async def getitem_view(item: str) -> Response:
+    async def get_item(item: str) -> Response:
         """An item."""
         return JSONResponse(item_view(_known(live(backend), item)))
 
     @app.patch("/api/item/{item}", response_model=Affected, tags=["gorse"])
-    async def patchitem_view(item: str, body: ItemPatch) -> Response:
+    async def patch_item(item: str, body: ItemPatch) -> Response:
         """Change some attributes of an item."""
         return _affected(int(await apart(stored(backend).change_item, item, body.changes())), item)
 
     @app.delete("/api/item/{item}", response_model=Affected, tags=["gorse"])
-    async def deleteitem_view(item: str) -> Response:
+    async def delete_item(item: str) -> Response:
         """Remove an item and all feedback on it."""
         return _affected(int(await apart(stored(backend).remove_item, item, with_events=True)))
 
@@ -196,7 +195,7 @@ def _add_users(app: FastAPI, backend: Backend) -> None:
         return _affected(len(users))
 
     @app.post("/api/user", response_model=Affected, tags=["gorse"])
-    async def postuser_view(body: UserIn) -> Response:
+    async def post_user(body: UserIn) -> Response:
         """Keep a user, in place of the one with this key."""
         return await insert([body])
 
@@ -213,7 +212,7 @@ def _add_users(app: FastAPI, backend: Backend) -> None:
         return JSONResponse({"Cursor": following, "Users": [user_view(user) for user in found]})
 
     @app.get("/api/user/{user}", tags=["gorse"])
-    async def getuser_view(user: str) -> Response:
+    async def get_user(user: str) -> Response:
         """A user."""
         found = await apart(stored(backend).users.get, user)
         if found is None:
@@ -221,15 +220,15 @@ def _add_users(app: FastAPI, backend: Backend) -> None:
         return JSONResponse(user_view(found))
 
     @app.patch("/api/user/{user}", response_model=Affected, tags=["gorse"])
-    async def patchuser_view(user: str, body: UserPatch) -> Response:
+    async def patch_user(user: str, body: UserPatch) -> Response:
         """Change some of what is told of a user."""
         changes = {name.lower(): given for name, given in body.model_dump().items() if given is not None}
         return _affected(int(await apart(stored(backend).users.change, user, changes)), user)
 
     @app.delete("/api/user/{user}", response_model=Affected, tags=["gorse"])
-    async def deleteuser_view(user: str) -> Response:
+    async def delete_user(request: Request, user: str) -> Response:
         """Forget a user and all their feedback."""
-        return _affected(int(any((await apart(stored(backend).erase_user, user)).values())))
+        return _affected(int(any((await apart(stored(backend).erase_user, user, request.state.actor)).values())))
 
 
 def _add_health(app: FastAPI, backend: Backend) -> None:

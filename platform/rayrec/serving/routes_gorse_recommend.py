@@ -76,7 +76,7 @@ def _add_lists(app: FastAPI, backend: Backend) -> None:
     async def listing(name: str, n: int, offset: int, category: list[str], user: str) -> Response:
         engine = live(backend)
         seen = await apart(stored(backend).events.feedback, user=user) if user else []
-        wanted = Wanted(tuple(filter(None, category)), tuple({told.item for told in seen}))
+        wanted = Wanted(tuple(filter(None, category)), exclude=tuple({told.item for told in seen}))
         if name == "latest":
             return JSONResponse(scores(engine.latest(n, offset, wanted)))
         return JSONResponse(scores(await backend.answer(engine, engine.session_query([], n, offset, wanted=wanted))))
@@ -120,12 +120,12 @@ def _add_lists(app: FastAPI, backend: Backend) -> None:
 
 
 def _add_neighbours(app: FastAPI, backend: Backend) -> None:
-    def ofitem_view(item: str, n: int, offset: int) -> Response:
+    def of_item(item: str, n: int, offset: int) -> Response:
         engine = live(backend)
-        answer = engine.similar(item, min(n + offset, MAX_COUNT))
+        answer = engine.similar([item], min(n + offset, MAX_COUNT))
         return JSONResponse(scores(Answer(answer.items[offset:], answer.source)))
 
-    async def ofuser_view(user: str, n: int, offset: int) -> Response:
+    async def of_user(user: str, n: int, offset: int) -> Response:
         found = await apart(stored(backend).events.neighbours, user, n + offset)
         return JSONResponse([{"Id": other, "Score": score} for other, score in found[offset:]])
 
@@ -133,23 +133,23 @@ def _add_neighbours(app: FastAPI, backend: Backend) -> None:
     @app.get("/api/item/{item}/neighbors", tags=["gorse"])
     async def item_neighbours(item: str, n: Count = 10, offset: Offset = 0) -> Response:
         """Items like this one."""
-        return ofitem_view(item, n, offset)
+        return of_item(item, n, offset)
 
     @app.get("/api/item-to-item/{name}/{item}", tags=["gorse"])
-    async def item_toitem_view(name: str, item: str, n: Count = 10, offset: Offset = 0) -> Response:
+    async def item_to_item(name: str, item: str, n: Count = 10, offset: Offset = 0) -> Response:
         """Items like this one; there is one way to find them, whatever it is called."""
-        return ofitem_view(item, n, offset)
+        return of_item(item, n, offset)
 
     @app.get("/api/user/{user}/neighbors/", tags=["gorse"], include_in_schema=False)
     @app.get("/api/user/{user}/neighbors", tags=["gorse"])
     async def user_neighbours(user: str, n: Count = 10, offset: Offset = 0) -> Response:
         """Users who had the same items."""
-        return await ofuser_view(user, n, offset)
+        return await of_user(user, n, offset)
 
     @app.get("/api/user-to-user/{name}/{user}", tags=["gorse"])
-    async def user_touser_view(name: str, user: str, n: Count = 10, offset: Offset = 0) -> Response:
+    async def user_to_user(name: str, user: str, n: Count = 10, offset: Offset = 0) -> Response:
         """Users who had the same items; there is one way to find them, whatever it is called."""
-        return await ofuser_view(user, n, offset)
+        return await of_user(user, n, offset)
 
     @app.get("/api/collaborative-filtering/{user}", tags=["gorse"])
     async def collaborative(user: str, category: Category, n: Count = 10, offset: Offset = 0) -> Response:

@@ -31,7 +31,7 @@ from rayrec.serving.schemas import (
     UserPatch,
     UsersPage,
 )
-from rayrec.serving.state import Item
+from rayrec.serving.state import Event, Item
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -73,7 +73,7 @@ def _add_events(app: FastAPI, backend: Backend) -> None:
     ) -> Response:
         """The log, in the order in which events came."""
         found = await apart(stored(backend).events.page, _position(cursor), n, user=user, item=item)
-        events = [{name: value for name, value in asdict(event).items() if name != "replaces"} for _, event in found]
+        events = [told_event(event) for _, event in found]
         return reply(request, live(backend), events=events, cursor=str(found[-1][0]) if len(found) == n else None)
 
     @app.delete("/v1/events/{event_id:path}", response_model=Removed, tags=["events"])
@@ -164,9 +164,14 @@ def _add_users(app: FastAPI, backend: Backend) -> None:
     @app.delete("/v1/users/{user:path}", response_model=Removed, tags=["users"])
     async def delete_user(request: Request, user: str) -> Response:
         """Forget a user and everything they did."""
-        gone = await apart(stored(backend).erase_user, user)
+        gone = await apart(stored(backend).erase_user, user, request.state.actor)
         _require(any(gone.values()), f"no user '{user}' is known.")
         return reply(request, live(backend), removed=gone)
+
+
+def told_event(event: Event) -> dict[str, Any]:
+    """An event as it goes over HTTP."""
+    return {name: value for name, value in asdict(event).items() if name != "replaces"}
 
 
 def view(item: Item) -> dict[str, Any]:

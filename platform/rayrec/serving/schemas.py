@@ -70,10 +70,18 @@ class ItemView(BaseModel):
     categories: list[str] = Field(description="Its categories; empty where unknown.")
 
 
+class Because(BaseModel):
+    """An item of a history that speaks for another."""
+
+    item: str
+    similarity: float = Field(description="The cosine of their vectors.")
+
+
 class RecommendedItem(ItemView):
     """An item of an answer."""
 
     score: float = Field(description="Higher is better; comparable within one answer only.")
+    because: list[Because] | None = Field(None, description="With `explain`: empty of models without item vectors.")
 
 
 class Envelope(BaseModel):
@@ -87,7 +95,9 @@ class Envelope(BaseModel):
 class Recommendations(Envelope):
     """Recommended items, best first."""
 
-    source: str = Field(description="`model`, or `popular` when nothing is known to recommend from.")
+    source: str = Field(
+        description="`model`; `popular` when nothing is known to recommend from; `latest` or `trending` when asked for."
+    )
     items: list[RecommendedItem]
 
 
@@ -103,6 +113,46 @@ class SimilarItems(Recommendations):
     """Items like another."""
 
     item: str
+
+
+class Basket(BaseModel):
+    """What is in a cart."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    items: list[Key] = Field(min_length=1, max_length=MAX_SESSION)
+    n: int = Field(10, ge=1, le=MAX_COUNT, description="How many items to recommend.")
+
+
+class Rank(BaseModel):
+    """Candidates of the client's own, and for whom to rank them."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    candidates: list[Key] = Field(min_length=1, max_length=MAX_COUNT, description="Keys of the items to rank.")
+    user: Key | None = Field(None, description="For this user; or for a session of `items`.")
+    items: list[Key] = Field([], max_length=MAX_SESSION, description="What the session has seen, oldest first.")
+
+
+class Ranking(Recommendations):
+    """Ranked candidates, best first."""
+
+    unranked: list[str] = Field(description="Candidates that the model does not know, or that are hidden.")
+    degraded: bool = Field(description="The database did not answer: nothing that the user did was counted.")
+
+
+class SimilarUser(BaseModel):
+    """A user like another."""
+
+    user: str
+    score: float = Field(description="The share of the other's latest items that this one had.")
+
+
+class SimilarUsers(Envelope):
+    """Users like another, most alike first."""
+
+    user: str
+    users: list[SimilarUser]
 
 
 class Session(BaseModel):
@@ -290,6 +340,12 @@ class Kept(Envelope):
     """It is on disk."""
 
     kept: int = Field(description="How many rows.")
+
+
+class Imported(Envelope):
+    """All rows are on disk."""
+
+    kept: int = Field(description="How many rows there were.")
 
 
 class Removed(Envelope):

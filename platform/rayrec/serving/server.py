@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import ipaddress
 import logging
 import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 import ray
 from ray import serve
 from ray.serve.schema import LoggingConfig
 
 from rayrec.artifacts import Storage
-from rayrec.errors import ClusterError
+from rayrec.errors import ClusterError, RecipeError
 from rayrec.inference.release import open_release
 from rayrec.recipe import Serving
 from rayrec.serving.deployment import APP_NAME, build_application
+from rayrec.serving.store.database import Database
+from rayrec.serving.store.keys import StoredKeys
+from rayrec.serving.store.store import state_url
 
 CONTROLLER = "SERVE_CONTROLLER_ACTOR"
 
@@ -29,11 +33,13 @@ def serving(storage: Storage, release: str, settings: Serving) -> Iterator[str]:
     Raises:
         ModelError: The Release is damaged.
         ClusterError: The endpoint does not become healthy; the cause is in the message.
+        RecipeError: Others than this machine could reach it, and there are no API keys.
     """
     pinned = open_release(storage, release)
     for role in pinned.content["models"]:
         # Checked here as well: a replica that cannot load would be started again and again.
         pinned.bundle(role)
+    _require_keys(settings, pinned.content["name"])
     _require_room(settings)
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     quiet = LoggingConfig(log_level="WARNING", enable_access_log=False)
@@ -60,6 +66,25 @@ def until_signal() -> Iterator[Callable[[], object]]:
     finally:
         for number, handler in zip(numbers, before, strict=True):
             signal.signal(number, handler)
+
+
+def has_keys(settings: Serving, name: str) -> bool:
+    """Whether whoever asks the endpoint of a recommender needs an API key."""
+    with closing(Database(state_url(settings.state, name))) as database:
+        return StoredKeys(database).ring().required
+
+
+def _require_keys(settings: Serving, name: str) -> None:
+    """Refuse to let everybody in."""
+    try:
+        local = settings.host == "localhost" or ipaddress.ip_address(settings.host).is_loopback
+    except ValueError:
+        local = False
+    if not local and not has_keys(settings, name):
+        raise RecipeError(
+            f"serving.host = {settings.host}: other machines could read and write without an API key. "
+            f"Make one with `rayrec keys create {name} --scope read`, or listen on 127.0.0.1."
+        )
 
 
 def _require_room(settings: Serving) -> None:

@@ -6,6 +6,7 @@ The protocols are what the endpoint sees. The implementations here are read-only
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Iterable, Sequence, Set
 from dataclasses import dataclass
 from typing import Protocol
@@ -107,6 +108,16 @@ class Item:
     hidden: bool = False
     comment: str = ""
 
+    def has(self, label: str, value: str) -> bool:
+        """Whether a label has a value, or several of which it is one."""
+        found = self.labels.get(label) if isinstance(self.labels, dict) else None
+        return value in map(_text, found if isinstance(found, list) else [found])
+
+
+def _text(value: JsonValue) -> str:
+    """As it stands in the address of a request."""
+    return value if isinstance(value, str) else json.dumps(value)
+
 
 @dataclass(frozen=True)
 class User:
@@ -140,8 +151,8 @@ class Catalog(Protocol):
     def item(self, key: str) -> Item | None:
         """The item, or None when there is none with this key."""
 
-    def within(self, categories: Collection[str]) -> Collection[str]:
-        """Keys of the items that belong to at least one of these."""
+    def within(self, categories: Collection[str], labels: Collection[tuple[str, str]] = ()) -> Set[str] | None:
+        """Keys of the items of at least one of these categories and with all of these labels; None stands for all."""
 
     def newest(self) -> Sequence[Item]:
         """Items of which it is known when they came, and that are not hidden, the newest first."""
@@ -211,10 +222,17 @@ class Items:
         """See `Catalog`."""
         return self._items.get(key)
 
-    def within(self, categories: Collection[str]) -> Collection[str]:
+    def within(self, categories: Collection[str], labels: Collection[tuple[str, str]] = ()) -> Set[str] | None:
         """See `Catalog`."""
+        if not categories and not labels:
+            return None
         wanted = {*categories}
-        return [key for key, item in self._items.items() if not wanted.isdisjoint(item.categories)]
+        return {
+            key
+            for key, item in self._items.items()
+            if (not wanted or not wanted.isdisjoint(item.categories))
+            and all(item.has(name, value) for name, value in labels)
+        }
 
     def newest(self) -> Sequence[Item]:
         """See `Catalog`."""

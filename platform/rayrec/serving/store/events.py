@@ -98,6 +98,13 @@ class StoredEvents:
 
         return self.database.read(read)
 
+    def most_users(self, since: int, count: int) -> list[tuple[str, int]]:
+        """Items that most users did something with since a time in milliseconds, with how many they were."""
+        users = sa.func.count(EVENTS.c.user.distinct())
+        query = sa.select(EVENTS.c.item, users).where(EVENTS.c.timestamp >= since).group_by(EVENTS.c.item)
+        query = query.order_by(users.desc(), EVENTS.c.item).limit(count)
+        return self.database.read(lambda connection: [(row[0], row[1]) for row in connection.execute(query)])
+
 
 FeedbackKey = tuple[str, str, str]
 """User, item and type."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
@@ -26,10 +26,12 @@ class Changed:
     Attributes:
         users: Keys of users who have other events now.
         items: Keys of items.
+        api_keys: Whether those who may ask are others now.
     """
 
-    users: set[str] | None
-    items: set[str] | None
+    users: set[str] | None = field(default_factory=set)
+    items: set[str] | None = field(default_factory=set)
+    api_keys: bool = False
 
 
 class Follower:
@@ -44,12 +46,17 @@ class Follower:
         self._database = database
         self._tell = tell
         self._seen = database.read(_newest)
+        self._looking = threading.Lock()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="follower", daemon=True)
 
     def start(self) -> None:
         """Begin to look."""
         self._thread.start()
+
+    def catch_up(self) -> None:
+        """Tell of everything until now, before this returns."""
+        self._look()
 
     def stop(self) -> None:
         """End."""
@@ -67,15 +74,23 @@ class Follower:
                 _LOG.exception("changes in the database could not be read; tried again")
 
     def _look(self) -> None:
+        with self._looking:
+            while self._tell_some():
+                pass
+
+    def _tell_some(self) -> bool:
+        """Tell of what has changed. Returns whether there may be more."""
         events, changes = self._database.read(self._since)
         if not events and not changes:
-            return
+            return False
         everything = {row.kind for row in changes if row.key is None}
         users = {row.user for row in events} | {row.key for row in changes if row.kind == "user"}
         items = {row.key for row in changes if row.kind == "item"}
-        self._tell(Changed(None if "user" in everything else users, None if "item" in everything else items))
+        api_keys = any(row.kind == "key" for row in changes)
+        self._tell(Changed(None if "user" in everything else users, None if "item" in everything else items, api_keys))
         event, change = self._seen
         self._seen = events[-1].position if events else event, changes[-1].position if changes else change
+        return max(len(events), len(changes)) == MOST_AT_ONCE
 
     def _since(self, connection: sa.Connection) -> tuple[Any, Any]:
         event, change = self._seen

@@ -11,6 +11,7 @@ from weakref import WeakSet
 from rayrec.artifacts import home
 from rayrec.data.dataset import Dataset, open_dataset
 from rayrec.data.user_features import everyones_features
+from rayrec.data.variables import expanded
 from rayrec.inference.release import Release
 from rayrec.inference.scorer import Scorer
 from rayrec.serving.state import Event, Item, Items, User
@@ -20,12 +21,13 @@ from rayrec.serving.store.fill import fill
 from rayrec.serving.store.follower import Changed, Follower
 from rayrec.serving.store.histories import StoredHistories
 from rayrec.serving.store.items import StoredItems
+from rayrec.serving.store.keys import StoredKeys
 from rayrec.serving.store.users import StoredUsers
 
 
-def default_url(name: str) -> str:
-    """Of the database of an endpoint: a file on this machine."""
-    return f"sqlite:///{Path(home()).absolute()}/state/{name}.db"
+def state_url(given: str | None, name: str) -> str:
+    """Of the database of a recommender's endpoint: what `serving.state` says, or a file on this machine."""
+    return expanded(given) if given else f"sqlite:///{Path(home()).absolute()}/state/{name}.db"
 
 
 class Store:
@@ -36,6 +38,7 @@ class Store:
 
     Attributes:
         catalog: Every item, in memory.
+        keyring: The keys of those who may ask, in memory.
     """
 
     def __init__(self, url: str) -> None:
@@ -43,11 +46,13 @@ class Store:
         self.events = StoredEvents(self.database)
         self.items = StoredItems(self.database)
         self.users = StoredUsers(self.database)
+        self.keys = StoredKeys(self.database)
         self._histories: WeakSet[StoredHistories] = WeakSet()
         self._changing = threading.Lock()
         # First: what is written while the catalogue is read is told of afterwards.
         self._follower = Follower(self.database, self._heard)
         self.catalog = Items(self.items.all())
+        self.keyring = self.keys.ring()
         self._follower.start()
 
     def histories_of(self, release: Release, scorer: Scorer) -> StoredHistories:
@@ -66,7 +71,7 @@ class Store:
     def fill(self, dataset: Dataset) -> None:
         """Take in what a Dataset knows, unless it has been."""
         fill(self.database, dataset)
-        self._heard(Changed(None, None))
+        self._follower.catch_up()
 
     def append(self, events: Sequence[Event]) -> int:
         """See `EventLog`."""
@@ -78,44 +83,44 @@ class Store:
     def remove_event(self, event_id: str) -> int:
         """Forget an event. Returns how many there were with this id."""
         users = self.events.users_without([event_id])
-        self._heard(Changed({*users}, set()))
+        self._heard(Changed({*users}))
         return len(users)
 
     def remove_feedback(self, user: str, item: str, type: str | None = None) -> int:
         """Forget a user's events on an item, of all types or of one. Returns how many feedbacks they were."""
         feedback = self.events.feedback(user=user, item=item, type=type)
         self.events.remove_pair(user, item, type)
-        self._heard(Changed({user}, set()))
+        self._heard(Changed({user}))
         return len(feedback)
 
     def put_items(self, items: Sequence[Item]) -> None:
         """Keep items, in place of those with their keys."""
         self.items.put(items)
-        self._heard(Changed(set(), {item.item for item in items}))
+        self._heard(Changed(items={item.item for item in items}))
 
     def change_item(self, key: str, values: Mapping[str, Any]) -> bool:
         """Change some attributes of an item. Returns whether there is one."""
         there = self.items.change(key, values)
-        self._heard(Changed(set(), {key}))
+        self._heard(Changed(items={key}))
         return there
 
     def remove_item(self, key: str, with_events: bool = False) -> bool:
         """Take an item out of the catalogue, and if so asked out of the log. Returns whether there was one."""
         there = self.items.remove(key)
         if with_events:
-            self._heard(Changed({*self.events.remove_item(key)}, set()))
-        self._heard(Changed(set(), {key}))
+            self._heard(Changed({*self.events.remove_item(key)}))
+        self._heard(Changed(items={key}))
         return there
 
     def put_users(self, users: Sequence[User]) -> None:
         """Keep users, in place of those with their keys."""
         self.users.put(users)
-        self._heard(Changed({user.user for user in users}, set()))
+        self._heard(Changed({user.user for user in users}))
 
-    def erase_user(self, key: str) -> dict[str, int]:
-        """Forget a user and all events of theirs. Returns how many rows went, by table."""
-        gone = self.users.erase(key)
-        self._heard(Changed({key}, set()))
+    def erase_user(self, key: str, actor: str) -> dict[str, int]:
+        """Forget a user and all events of theirs, at the request of ``actor``. Returns how many rows went, by table."""
+        gone = self.users.erase(key, actor)
+        self._heard(Changed({key}))
         return gone
 
     def close(self) -> None:
@@ -129,6 +134,8 @@ class Store:
             histories.forget(changed.users)
         if changed.items is None or changed.items:
             self._read_items(changed.items)
+        if changed.api_keys:
+            self.keyring = self.keys.ring()
 
     def _read_items(self, keys: Collection[str] | None) -> None:
         """Read items anew: None reads all."""

@@ -24,6 +24,7 @@ EVENTS = sa.Table(
     sa.Column("replaces", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Index("events_of_users", "user", "timestamp", "position"),
     sa.Index("events_of_items", "item", "timestamp", "position"),
+    sa.Index("events_of_late", "timestamp", "item", "user"),
     sqlite_autoincrement=True,
 )
 """The log. ``position`` is the order in which events came, ``timestamp`` (milliseconds since the epoch) when they were.
@@ -71,3 +72,28 @@ FILLED = sa.Table(
     sa.Column("part", sa.Text, primary_key=True),
 )
 """The parts of Datasets that have been taken in."""
+
+KEYS = sa.Table(
+    "api_keys",
+    METADATA,
+    sa.Column("key_id", sa.Text, primary_key=True),
+    sa.Column("hash", sa.Text, nullable=False),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("scopes", sa.JSON, nullable=False),
+    sa.Column("rate", sa.Integer),
+    sa.Column("created", sa.BigInteger, nullable=False),
+    sa.Column("revoked", sa.BigInteger),
+)
+"""See `rayrec.serving.store.keys.Key`; ``hash`` is SHA-256 of the key's text."""
+
+AUDIT = sa.Table(
+    "audit",
+    METADATA,
+    sa.Column("position", NUMBER, primary_key=True),
+    sa.Column("at", sa.BigInteger, nullable=False),
+    sa.Column("actor", sa.Text, nullable=False),
+    sa.Column("action", sa.Text, nullable=False),
+    sa.Column("subject", sa.Text, nullable=False),
+    sqlite_autoincrement=True,
+)
+"""Who did what that cannot be undone. The ``subject`` of an erasure is a fingerprint: the user is to be forgotten."""

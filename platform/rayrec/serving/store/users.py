@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from rayrec.serving.state import User
 from rayrec.serving.store.database import Database
 from rayrec.serving.store.events import in_place, note, remove
+from rayrec.serving.store.keys import hashed, recorded
 from rayrec.serving.store.tables import EVENTS, USERS
 
 
@@ -35,9 +36,9 @@ class StoredUsers:
         update = sa.update(USERS).where(USERS.c.user == key).values({"user": key, **values})
         return self.database.write(lambda connection: connection.execute(update).rowcount > 0)
 
-    def erase(self, key: str) -> dict[str, int]:
-        """Forget a user and all events of theirs. Returns how many rows went, by table."""
-        return self.database.write(lambda connection: _erase(connection, key))
+    def erase(self, key: str, actor: str) -> dict[str, int]:
+        """Forget a user and all events of theirs, and record who asked. Returns how many rows went, by table."""
+        return self.database.write(lambda connection: _erase(connection, key, actor))
 
     def get(self, key: str) -> User | None:
         """A user."""
@@ -53,9 +54,11 @@ class StoredUsers:
         return self.database.read(lambda connection: [User(**row._mapping) for row in connection.execute(query)])
 
 
-def _erase(connection: sa.Connection, key: str) -> dict[str, int]:
+def _erase(connection: sa.Connection, key: str, actor: str) -> dict[str, int]:
     events = len(remove(connection, EVENTS.c.user == key))
     users = connection.execute(sa.delete(USERS).where(USERS.c.user == key)).rowcount
     if users and not events:
         note(connection, "user", [key])
+    if users or events:
+        recorded(connection, actor, "user erased", hashed(key))
     return {"events": events, "users": users}

@@ -29,6 +29,7 @@ def upgrade() -> None:
     )
     op.create_index("events_of_users", "events", ["user", "timestamp", "position"])
     op.create_index("events_of_items", "events", ["item", "timestamp", "position"])
+    op.create_index("events_of_late", "events", ["timestamp", "item", "user"])
     op.create_table(
         "items",
         sa.Column("item", sa.Text, primary_key=True),

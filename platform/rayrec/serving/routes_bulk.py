@@ -1,0 +1,117 @@
+"""Many rows at once, as JSON lines: read as they come and written in parts, so that neither side holds them all."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import StreamingResponse
+from pydantic import BaseModel, ValidationError
+
+from rayrec.serving.envelope import Backend, StatusError, live, reply, stored
+from rayrec.serving.routes_state import apart, told_event, view
+from rayrec.serving.schemas import EventIn, Imported, ItemIn, UserIn
+from rayrec.serving.store.store import Store
+
+ROWS_AT_ONCE = 5_000
+MAX_LINE = 1 << 20
+LINES = "application/x-ndjson"
+BODY = {"requestBody": {"required": True, "content": {LINES: {"schema": {"type": "string"}}}}}
+
+
+def add_bulk(app: FastAPI, backend: Backend) -> None:
+    """Add the routes."""
+
+    async def take(request: Request, kind: type[BaseModel], keep: Callable[[Sequence[Any]], Any]) -> Response:
+        rows: list[Any] = []
+        kept = number = 0
+        try:
+            async for line in _lines(request):
+                number += 1
+                if line.strip():
+                    rows.append(kind.model_validate_json(line))
+                if len(rows) == ROWS_AT_ONCE:
+                    await apart(keep, rows)
+                    kept, rows = kept + len(rows), []
+        except ValidationError as error:
+            place = ".".join(map(str, error.errors()[0]["loc"]))
+            raise StatusError(422, f"line {number}: {place} {error.errors()[0]['msg']}; {_so_far(kept)}") from error
+        except _TooLongError as error:
+            raise StatusError(413, f"line {number + 1} is longer than {MAX_LINE:,} bytes; {_so_far(kept)}") from error
+        await apart(keep, rows)
+        return reply(request, live(backend), kept=kept + len(rows))
+
+    @app.post("/v1/bulk/events", response_model=Imported, tags=["bulk"], openapi_extra=BODY)
+    async def import_events(request: Request) -> Response:
+        """Keep events, one a line as `POST /v1/events` takes them. Lines before one that is wrong are kept."""
+        store, now = stored(backend), int(time.time() * 1000)
+        return await take(request, EventIn, lambda rows: store.append([row.event(now) for row in rows]))
+
+    @app.post("/v1/bulk/items", response_model=Imported, tags=["bulk"], openapi_extra=BODY)
+    async def import_items(request: Request) -> Response:
+        """Keep items, one a line as `POST /v1/items` takes them. Lines before one that is wrong are kept."""
+        store = stored(backend)
+        return await take(request, ItemIn, lambda rows: store.put_items([row.stored() for row in rows]))
+
+    @app.post("/v1/bulk/users", response_model=Imported, tags=["bulk"], openapi_extra=BODY)
+    async def import_users(request: Request) -> Response:
+        """Keep users, one a line as `POST /v1/users` takes them. Lines before one that is wrong are kept."""
+        store = stored(backend)
+        return await take(request, UserIn, lambda rows: store.put_users([row.stored() for row in rows]))
+
+    @app.get("/v1/bulk/{kind}", tags=["bulk"], response_class=StreamingResponse)
+    async def export(kind: str) -> Response:
+        """All `events`, `items` or `users`, one a line, as they can be given to be kept again."""
+        if kind not in PAGES:
+            raise StatusError(404, f"there is no bulk of {kind}; there are {', '.join(PAGES)}.")
+        return StreamingResponse(PAGES[kind](stored(backend)), media_type=LINES)
+
+
+class _TooLongError(Exception):
+    """A line without an end."""
+
+
+async def _lines(request: Request) -> AsyncIterator[bytes]:
+    """The lines of a body, as they come."""
+    rest = b""
+    async for chunk in request.stream():
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            yield line
+        if len(rest) > MAX_LINE:
+            raise _TooLongError
+    if rest:
+        yield rest
+
+
+def _so_far(kept: int) -> str:
+    return f"the first {kept:,} rows are kept, those after them are not."
+
+
+def _events(store: Store) -> Iterator[str]:
+    after = 0
+    while found := store.events.page(after, ROWS_AT_ONCE):
+        after = found[-1][0]
+        yield "".join(json.dumps(told_event(event)) + "\n" for _, event in found)
+
+
+def _items(store: Store) -> Iterator[str]:
+    after = None
+    while found := store.items.page(after, ROWS_AT_ONCE):
+        after = found[-1].item
+        yield "".join(json.dumps(view(item)) + "\n" for item in found)
+
+
+def _users(store: Store) -> Iterator[str]:
+    after = None
+    while found := store.users.page(after, ROWS_AT_ONCE):
+        after = found[-1].user
+        yield "".join(json.dumps(asdict(user)) + "\n" for user in found)
+
+
+PAGES = {"events": _events, "items": _items, "users": _users}
+"""Gives what there is, in parts."""
