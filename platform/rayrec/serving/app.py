@@ -15,6 +15,8 @@ from rayrec.serving.routes_recommend import add_recommendations
 from rayrec.serving.routes_state import add_state
 from rayrec.serving.schemas import ErrorAnswer, Health
 
+TEXT = "^[^\\u0000]*$"
+
 
 def build_app(backend: Backend) -> FastAPI:
     """The ASGI application around a backend."""
@@ -29,7 +31,24 @@ def build_app(backend: Backend) -> FastAPI:
     add_bulk(app, backend)
     add_gorse(app, backend)
     _add_health(app, backend)
+    _add_document(app)
     return app
+
+
+def _add_document(app: FastAPI) -> None:
+    """The OpenAPI document, which also says of every parameter what the envelope refuses."""
+    make = app.openapi
+
+    def document() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            for operations in make()["paths"].values():
+                for parameter in (one for operation in operations.values() for one in operation.get("parameters", [])):
+                    for schema in (parameter["schema"], parameter["schema"].get("items", {})):
+                        if schema.get("type") == "string" and "enum" not in schema:
+                            schema.setdefault("pattern", TEXT)
+        return make()
+
+    app.openapi = document  # type: ignore[method-assign]
 
 
 def _add_health(app: FastAPI, backend: Backend) -> None:

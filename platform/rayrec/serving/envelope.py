@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import re
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.routing import Route
 
 from rayrec.serving.access import Gate
 from rayrec.serving.batching import OverloadedError
@@ -100,7 +101,7 @@ def add_envelope(app: FastAPI, backend: Backend) -> None:
     async def identify(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
         given = request.headers.get("x-request-id", "")
         request.state.request_id = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
-        response = refused(request) or _too_large(request) or await call_next(request)
+        response = refused(request) or _null(request) or _too_large(request) or await call_next(request)
         response.headers["x-request-id"] = request.state.request_id
         return response
 
@@ -128,12 +129,27 @@ def add_envelope(app: FastAPI, backend: Backend) -> None:
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> Response:
-        return _problem(request, error.status_code, str(error.detail))
+        # Starlette names the methods of one of the routes only.
+        allow = {"Allow": ", ".join(_methods(app, request.url.path))} if error.status_code == 405 else None
+        return _problem(request, error.status_code, str(error.detail), allow)
 
     @app.exception_handler(Exception)
     async def unexpected(request: Request, error: Exception) -> Response:
         logger.error("request %s failed", request.state.request_id, exc_info=error)
         return _problem(request, 500, "something went wrong here; the log has it under this request id.")
+
+
+def _methods(app: FastAPI, path: str) -> list[str]:
+    """The methods that a path knows."""
+    matching = [route for route in app.routes if isinstance(route, Route) and route.path_regex.match(path)]
+    return sorted({method for route in matching for method in route.methods or ()})
+
+
+def _null(request: Request) -> Response | None:
+    """Refuse an address with a character that databases cannot keep, and no key has."""
+    if "\0" in request.url.path or "%00" in request.url.query:
+        return _problem(request, 422, "the address must not have the character U+0000.")
+    return None
 
 
 def _too_large(request: Request) -> Response | None:
@@ -146,9 +162,8 @@ def _too_large(request: Request) -> Response | None:
     return _problem(request, 413, f"the body is larger than {MAX_BODY:,} bytes.") if int(length) > MAX_BODY else None
 
 
-def _problem(request: Request, status: int, message: str) -> Response:
-    headers = {"Retry-After": RETRY_AFTER_SECONDS} if status in {429, 503} else {}
-    if status == 401:
-        headers = {"WWW-Authenticate": "Bearer"}
+def _problem(request: Request, status: int, message: str, headers: Mapping[str, str] | None = None) -> Response:
+    again = {"Retry-After": RETRY_AFTER_SECONDS}
+    headers = {401: {"WWW-Authenticate": "Bearer"}, 429: again, 503: again}.get(status, headers or {})
     content = {"request_id": request.state.request_id, "error": {"status": status, "message": message}}
     return JSONResponse(content, status_code=status, headers=headers)

@@ -2,32 +2,35 @@
 
 from __future__ import annotations
 
-import json
 import re
 import uuid
 from datetime import UTC, datetime
 from typing import Annotated, Any
+from urllib.parse import quote, unquote
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
 
 from rayrec.serving.engine import Answer
-from rayrec.serving.envelope import StatusError
-from rayrec.serving.schemas import MAX_CATEGORIES, MAX_TEXT, Key, Text, timestamp_of
+from rayrec.serving.schemas import MAX_CATEGORIES, MAX_TEXT, Key, Moment, Said, Text
 from rayrec.serving.schemas import Labels as AnyLabels
 from rayrec.serving.state import Event, Item, User
 from rayrec.serving.store.events import Feedback, FeedbackKey
 
-DELAY = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
+DELAY = "^([0-9]{1,9}h)?([0-9]{1,9}m)?([0-9]{1,9}s)?$"
+LONGEST = 10**6
 NEVER = "0001-01-01T00:00:00Z"
 """What Go writes for no time."""
 
-Time = Annotated[int | None, BeforeValidator(timestamp_of)]
+Time = Annotated[
+    Moment | None,
+    BeforeValidator(lambda given: None if given == "" else given, json_schema_input_type=Said | None),
+]
 Note = Annotated[Text, Field(max_length=MAX_TEXT)]
 
 
 class _Gorse(BaseModel):
     # Gorse passes over what it does not know.
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="ignore", strict=True)
 
 
 class FeedbackIn(_Gorse):
@@ -152,23 +155,18 @@ def user_view(user: User) -> dict[str, JsonValue]:
     return {"UserId": user.user, "Labels": user.labels, "Comment": user.comment}
 
 
+def cursor_of(key: FeedbackKey) -> str:
+    """Where a page ends."""
+    return "/".join(quote(part, safe="") for part in key)
+
+
 def after(cursor: str) -> FeedbackKey | None:
-    """The key that a cursor stands for: JSON of its parts."""
-    if not cursor:
-        return None
-    try:
-        user, item, kind = json.loads(cursor)
-    except ValueError as error:
-        raise StatusError(400, "cursor: take the one that the page before gave.") from error
-    if not all(isinstance(part, str) and "\0" not in part for part in (user, item, kind)):
-        raise StatusError(400, "cursor: take the one that the page before gave.")
-    return user, item, kind
+    """The key that a cursor stands for. Any text is a place among the keys."""
+    user, item, kind, *_ = [*map(unquote, cursor.split("/")), "", ""]
+    return (user, item, kind) if cursor else None
 
 
 def seconds(delay: str) -> int:
-    """Seconds of a duration such as 1h30m."""
-    found = DELAY.fullmatch(delay)
-    if found is None:
-        raise StatusError(400, "write-back-delay: give it as 1h30m0s.")
-    hours, minutes, seconds = (min(int(part or 0), 10**6) for part in found.groups())
-    return 3600 * hours + 60 * minutes + seconds
+    """Seconds of a duration such as 1h30m, of the pattern `DELAY`."""
+    units = {"h": 3600, "m": 60, "s": 1}
+    return sum(min(int(number), LONGEST) * units[unit] for number, unit in re.findall("([0-9]+)([hms])", delay))

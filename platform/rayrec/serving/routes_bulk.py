@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import StreamingResponse
@@ -20,7 +20,7 @@ from rayrec.serving.store.store import Store
 ROWS_AT_ONCE = 5_000
 MAX_LINE = 1 << 20
 LINES = "application/x-ndjson"
-BODY = {"requestBody": {"required": True, "content": {LINES: {"schema": {"type": "string"}}}}}
+BODY = {"requestBody": {"content": {LINES: {"schema": {"type": "string"}}}}}
 
 
 def add_bulk(app: FastAPI, backend: Backend) -> None:
@@ -63,11 +63,9 @@ def add_bulk(app: FastAPI, backend: Backend) -> None:
         store = stored(backend)
         return await take(request, UserIn, lambda rows: store.put_users([row.stored() for row in rows]))
 
-    @app.get("/v1/bulk/{kind}", tags=["bulk"], response_class=StreamingResponse)
-    async def export(kind: str) -> Response:
-        """All `events`, `items` or `users`, one a line, as they can be given to be kept again."""
-        if kind not in PAGES:
-            raise StatusError(404, f"there is no bulk of {kind}; there are {', '.join(PAGES)}.")
+    @app.get("/v1/bulk/{kind}", tags=["bulk"], responses={200: {"content": {LINES: {"schema": {"type": "string"}}}}})
+    async def export(kind: Literal["events", "items", "users"]) -> Response:
+        """All there are, one a line, as they can be given to be kept again."""
         return StreamingResponse(PAGES[kind](stored(backend)), media_type=LINES)
 
 

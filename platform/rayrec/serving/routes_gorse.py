@@ -5,7 +5,6 @@ What is done is what `/v1` does; how it is said is in `rayrec.serving.gorse`. ht
 
 from __future__ import annotations
 
-import json
 import time
 from typing import Annotated
 
@@ -23,22 +22,23 @@ from rayrec.serving.gorse import (
     UserIn,
     UserPatch,
     after,
+    cursor_of,
     feedback,
     item_view,
     user_view,
 )
 from rayrec.serving.routes_gorse_recommend import add_recommending
 from rayrec.serving.routes_state import apart
-from rayrec.serving.schemas import MAX_CATEGORIES, MAX_COUNT, MAX_KEY, MAX_OFFSET, MAX_TEXT, MAX_TOGETHER
+from rayrec.serving.schemas import MAX_CATEGORIES, MAX_COUNT, MAX_KEY, MAX_OFFSET, MAX_TOGETHER
 from rayrec.serving.state import Item, User
 from rayrec.serving.store.store import Store
 
 Count = Annotated[int, Query(ge=1, le=MAX_COUNT)]
 Offset = Annotated[int, Query(ge=0, le=MAX_OFFSET)]
 Category = Annotated[list[str], Query(max_length=MAX_CATEGORIES, default_factory=list)]
-Cursor = Annotated[str, Query(max_length=4 * MAX_KEY)]
+Cursor = Annotated[str, Query(max_length=10 * MAX_KEY)]
 Several = Annotated[list[FeedbackIn], Field(max_length=MAX_TOGETHER)]
-Searched = Annotated[str, Query(max_length=MAX_TEXT)]
+Searched = Annotated[str, Query(max_length=MAX_KEY)]
 
 
 def add_gorse(app: FastAPI, backend: Backend) -> None:
@@ -68,7 +68,7 @@ def _addfeedback(app: FastAPI, backend: Backend) -> None:
 
     async def page(n: int, cursor: str, kind: str | None) -> Response:
         found = await apart(stored(backend).events.feedback_page, after(cursor), n, kind)
-        following = json.dumps(found[-1].key) if len(found) == n else ""
+        following = cursor_of(found[-1].key) if len(found) == n else ""
         return JSONResponse({"Cursor": following, "Feedback": [feedback(told) for told in found]})
 
     @app.get("/api/feedback", tags=["gorse"])
@@ -150,9 +150,7 @@ def _add_items(app: FastAPI, backend: Backend) -> None:
         return await insert(body)
 
     @app.get("/api/items", tags=["gorse"])
-    async def get_items(
-        n: Count = 10, cursor: Cursor = "", q: Annotated[str, Query(max_length=MAX_TEXT)] = ""
-    ) -> Response:
+    async def get_items(n: Count = 10, cursor: Cursor = "", q: Searched = "") -> Response:
         """The catalogue, page by page, or what a search for `q` finds."""
         items = stored(backend).items
         found = await apart(items.search, q, n) if q else await apart(items.page, cursor or None, n)

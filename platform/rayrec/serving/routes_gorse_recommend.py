@@ -12,7 +12,7 @@ from pydantic import Field
 
 from rayrec.serving.engine import Answer, Wanted
 from rayrec.serving.envelope import Backend, StatusError, live, stored
-from rayrec.serving.gorse import FeedbackIn, SessionIn, scores, seconds
+from rayrec.serving.gorse import DELAY, FeedbackIn, SessionIn, scores, seconds
 from rayrec.serving.routes_recommend import asked
 from rayrec.serving.routes_state import apart
 from rayrec.serving.schemas import MAX_CATEGORIES, MAX_COUNT, MAX_KEY, MAX_OFFSET, MAX_TOGETHER
@@ -43,7 +43,9 @@ def _add_lists(app: FastAPI, backend: Backend) -> None:
         n: Count = 10,
         offset: Offset = 0,
         write_back_type: Annotated[str, Query(alias="write-back-type", max_length=MAX_KEY)] = "",
-        write_back_delay: Annotated[str, Query(alias="write-back-delay", max_length=MAX_KEY)] = "",
+        write_back_delay: Annotated[
+            str, Query(alias="write-back-delay", pattern=f"^{DELAY}$", max_length=MAX_KEY)
+        ] = "",
         version: Version = "1",
     ) -> Response:
         """Items for a user: their keys, or with `X-API-Version: 2` their scores too."""

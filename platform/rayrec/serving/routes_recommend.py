@@ -12,7 +12,7 @@ from pydantic import JsonValue, TypeAdapter, ValidationError
 
 from rayrec.serving.engine import Answer, Engine, ScoredItem, Wanted
 from rayrec.serving.engine import Query as EngineQuery
-from rayrec.serving.envelope import Backend, StatusError, live, reply, stored
+from rayrec.serving.envelope import Backend, live, reply, stored
 from rayrec.serving.features import FeatureError, Said
 from rayrec.serving.schemas import (
     MAX_COUNT,
@@ -31,7 +31,7 @@ from rayrec.serving.schemas import (
 from rayrec.serving.store.database import UnavailableError
 
 MAX_CONTEXT = 4096
-MAX_NAMED = 100
+MAX_NAMED = 20
 VALUES: TypeAdapter[dict[str, JsonValue]] = TypeAdapter(Values)
 
 Count = Annotated[int, Query(ge=1, le=MAX_COUNT, description="How many items.")]
@@ -58,7 +58,7 @@ Exclude = Annotated[
 
 
 Labels = Annotated[
-    list[Annotated[str, Query(max_length=2 * MAX_KEY)]],
+    list[Annotated[str, Query(pattern="^[^=]*=.*$", max_length=MAX_KEY)]],
     Query(
         alias="label",
         default_factory=list,
@@ -70,8 +70,6 @@ Labels = Annotated[
 
 def _wanted(categories: Categories, exclude: Exclude, labels: Labels) -> Wanted:
     parted = [label.partition("=") for label in labels]
-    if any(not sign for _, sign, _ in parted):
-        raise StatusError(422, "label: give it as NAME=VALUE.")
     return Wanted(tuple(categories), tuple((name, value) for name, _, value in parted), tuple(exclude))
 
 

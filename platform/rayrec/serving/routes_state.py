@@ -14,7 +14,6 @@ from pydantic import Field
 from rayrec.serving.envelope import Backend, StatusError, live, reply, stored
 from rayrec.serving.schemas import (
     MAX_KEY,
-    MAX_TEXT,
     MAX_TOGETHER,
     EventIn,
     Events,
@@ -39,7 +38,8 @@ Result = TypeVar("Result")
 MAX_PAGE = 1000
 Page = Annotated[int, Query(ge=1, le=MAX_PAGE, description="How many.")]
 Cursor = Annotated[str | None, Query(max_length=MAX_KEY, description="Where the page before said that it ended.")]
-Text = Annotated[str, Query(min_length=1, max_length=MAX_TEXT, description="What to look for, whatever its case.")]
+Position = Annotated[int, Query(ge=0, lt=1 << 63, description="Where the page before said that it ended.")]
+Text = Annotated[str, Query(min_length=1, max_length=MAX_KEY, description="What to look for, whatever its case.")]
 OnlyOf = Annotated[str | None, Query(max_length=MAX_KEY, description="Only of this one.")]
 Many = Annotated[list[Any], Field(max_length=MAX_TOGETHER)]
 
@@ -69,10 +69,10 @@ def _add_events(app: FastAPI, backend: Backend) -> None:
 
     @app.get("/v1/events", response_model=Events, tags=["events"])
     async def get_events(
-        request: Request, n: Page = 100, cursor: Cursor = None, user: OnlyOf = None, item: OnlyOf = None
+        request: Request, n: Page = 100, cursor: Position = 0, user: OnlyOf = None, item: OnlyOf = None
     ) -> Response:
         """The log, in the order in which events came."""
-        found = await apart(stored(backend).events.page, _position(cursor), n, user=user, item=item)
+        found = await apart(stored(backend).events.page, cursor, n, user=user, item=item)
         events = [told_event(event) for _, event in found]
         return reply(request, live(backend), events=events, cursor=str(found[-1][0]) if len(found) == n else None)
 
@@ -181,14 +181,6 @@ def view(item: Item) -> dict[str, Any]:
 
 def _several(body: Any) -> Sequence[Any]:
     return body if isinstance(body, list) else [body]
-
-
-def _position(cursor: str | None) -> int:
-    if cursor is None:
-        return 0
-    if not cursor.isascii() or not cursor.isdigit() or len(cursor) > len(str(1 << 62)):
-        raise StatusError(422, "cursor: take the one that the page before gave.")
-    return int(cursor)
 
 
 def _require(there: object, message: str) -> None:

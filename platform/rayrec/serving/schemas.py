@@ -21,7 +21,7 @@ MAX_KEY = 1024
 MAX_TEXT = 10_000
 MAX_CATEGORIES = 1000
 MAX_LABELS = 100_000
-MAX_TOGETHER = 10_000
+MAX_TOGETHER = 1000
 FIRST, LAST = -(1 << 53), 1 << 53
 """Of timestamps: whole numbers that JavaScript has exactly."""
 Time = Annotated[int, Field(ge=0, lt=1 << 40)]
@@ -42,7 +42,10 @@ def timestamp_of(given: object) -> object:
     return round((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() * 1000)
 
 
-Moment = Annotated[int, BeforeValidator(timestamp_of), Field(ge=FIRST, le=LAST, strict=True)]
+Said = Annotated[int, Field(ge=FIRST, le=LAST)] | Annotated[str, Field(json_schema_extra={"format": "date-time"})]
+Moment = Annotated[
+    int, BeforeValidator(timestamp_of, json_schema_input_type=Said), Field(ge=FIRST, le=LAST, strict=True)
+]
 
 
 def _small(given: JsonValue) -> JsonValue:
@@ -118,7 +121,7 @@ class SimilarItems(Recommendations):
 class Basket(BaseModel):
     """What is in a cart."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     items: list[Key] = Field(min_length=1, max_length=MAX_SESSION)
     n: int = Field(10, ge=1, le=MAX_COUNT, description="How many items to recommend.")
@@ -127,7 +130,7 @@ class Basket(BaseModel):
 class Rank(BaseModel):
     """Candidates of the client's own, and for whom to rank them."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     candidates: list[Key] = Field(min_length=1, max_length=MAX_COUNT, description="Keys of the items to rank.")
     user: Key | None = Field(None, description="For this user; or for a session of `items`.")
@@ -158,7 +161,7 @@ class SimilarUsers(Envelope):
 class Session(BaseModel):
     """What happened in a session."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     items: list[str] = Field(max_length=MAX_SESSION, description="Keys of the items, oldest first.")
     times: list[Time] | None = Field(
@@ -191,7 +194,7 @@ class Session(BaseModel):
 class EventIn(BaseModel):
     """Something a user did with an item."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     event_id: Key | None = Field(None, description="One that comes twice is kept once. By default a new one.")
     user: Key
@@ -225,7 +228,7 @@ class EventView(BaseModel):
 class ItemIn(BaseModel):
     """An item of the catalogue."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     item: Key
     title: Annotated[Text, Field(max_length=MAX_TEXT)] | None = None
@@ -244,7 +247,7 @@ class ItemIn(BaseModel):
 class ItemPatch(BaseModel):
     """What is to change in an item; what is left out stays."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     title: Annotated[Text, Field(max_length=MAX_TEXT)] | None = None
     categories: Annotated[list[Key], Field(max_length=MAX_CATEGORIES)] = []
@@ -266,7 +269,7 @@ class StoredItem(ItemView):
 class UserIn(BaseModel):
     """What is told of a user."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     user: Key
     labels: Labels = Field(None, description="What is known of them.")
@@ -280,7 +283,7 @@ class UserIn(BaseModel):
 class UserPatch(BaseModel):
     """What is to change of a user; what is left out stays."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     labels: Labels = None
     comment: Annotated[Text, Field(max_length=MAX_TEXT)] = ""
