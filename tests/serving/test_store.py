@@ -108,7 +108,7 @@ def test_other_stores_hear_of_it_within_a_second(store: Store, url: str) -> None
         soon(lambda: other.catalog.item("i") == Item("i", "A title", ("c",), timestamp=7))
         store.change_item("i", {"hidden": True})
         soon(lambda: other.catalog.hidden == {"i"})
-        store.remove_item("i")
+        store.remove_item("i", "nobody")
         soon(lambda: other.catalog.item("i") is None)
         store.erase_user("u", "nobody")
         soon(lambda: histories.history("u") is None)
@@ -175,6 +175,21 @@ def test_events_that_came_over_http_are_not_taken_in_again(store: Store, dataset
     assert [event.event_id for _, event in store.events.page(0, 10_000, user=one.user, item=one.item)] == ["told"]
 
 
+def test_who_was_erased_and_what_was_removed_does_not_come_back(store: Store, dataset: Dataset) -> None:
+    store.fill(dataset)
+    store.erase_user("u3", "nobody")
+    store.remove_item("i7", "nobody")
+    store.database.write(lambda connection: connection.exec_driver_sql("DELETE FROM filled"))
+    store.fill(dataset)
+    assert store.users.get("u3") is None
+    assert store.events.page(0, 10, user="u3") == []
+    assert store.catalog.item("i7") is None
+    # They may come back by themselves.
+    store.append([view(1, user="u3", item="i7")])
+    assert [event.event_id for _, event in store.events.page(0, 10, user="u3")] == ["e1"]
+    assert store.catalog.item("i7") is not None
+
+
 def test_the_migrations_make_the_tables_that_are_declared(store: Store) -> None:
     def differences(connection: sa.Connection) -> list[object]:
         return [*compare_metadata(MigrationContext.configure(connection), METADATA)]
@@ -191,7 +206,7 @@ def test_sqlite_flushes_each_commit(tmp_path: Path) -> None:
         assert database.read(settings) == ["wal", 2]
 
 
-@pytest.mark.parametrize("wrong", ["no url", "mysql://host/name", "sqlite:relative"])
+@pytest.mark.parametrize("wrong", ["no url", "mysql://host/name", "sqlite://", "sqlite:///relative.db"])
 def test_another_kind_of_url_is_refused(wrong: str) -> None:
     with pytest.raises(RecipeError, match=r"serving\.state"):
         Database(wrong)

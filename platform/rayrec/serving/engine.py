@@ -244,7 +244,7 @@ class Engine:
             count,
             offset,
             exclude=np.concatenate([seen, self._rows_outside(wanted, len(rows) > 0)]),
-            context=Context(None if history.times is None else np.append(history.times, at), history.features),
+            context=Context(_until(history.times, at), history.features),
             user=self.features.read("user", user, at),
             moment=self.features.read("context", context, at),
         )
@@ -356,6 +356,11 @@ class Engine:
         pairs = zip(found.rows, found.scores, strict=True)
         keys = [(found.scorer.item_keys[row - 1], float(score)) for row, score in pairs if row]
         return [ScoredItem(self.catalog.item(key) or Item(key), score) for key, score in keys]
+
+
+def _until(times: np.ndarray | None, at: int) -> np.ndarray | None:
+    """The times of a history and of the request. Clocks differ: an event from the future was just now."""
+    return None if times is None else np.append(np.minimum(times, at), at)
 
 
 def _outside(scorer: Scorer, chosen: Collection[str] | None) -> np.ndarray:

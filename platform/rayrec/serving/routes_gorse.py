@@ -168,9 +168,10 @@ def _add_items(app: FastAPI, backend: Backend) -> None:
         return _affected(int(await apart(stored(backend).change_item, item, body.changes())), item)
 
     @app.delete("/api/item/{item}", response_model=Affected, tags=["gorse"])
-    async def delete_item(item: str) -> Response:
+    async def delete_item(request: Request, item: str) -> Response:
         """Remove an item and all feedback on it."""
-        return _affected(int(await apart(stored(backend).remove_item, item, with_events=True)))
+        actor = request.state.actor
+        return _affected(int(await apart(stored(backend).remove_item, item, actor, with_events=True)))
 
     @app.put("/api/item/{item}/category/{category}", response_model=Affected, tags=["gorse"])
     async def put_category(item: str, category: str) -> Response:

@@ -124,7 +124,7 @@ def _add_items(app: FastAPI, backend: Backend) -> None:
     @app.delete("/v1/items/{item:path}", response_model=Removed, tags=["items"])
     async def delete_item(request: Request, item: str) -> Response:
         """Take an item out of the catalogue, so that nobody is recommended it. Events on it stay."""
-        gone = await apart(stored(backend).remove_item, item)
+        gone = await apart(stored(backend).remove_item, item, request.state.actor)
         _require(gone, f"no item '{item}' is in the catalogue.")
         return reply(request, live(backend), removed={"items": int(gone)})
 

@@ -10,8 +10,10 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, model_validator
 
+from rayrec.recipe_data import EventSource
 from rayrec.serving.state import Event, Item, User
 
+DEFAULT_TYPE: str = EventSource.model_fields["type"].default
 MAX_COUNT = 1000
 MAX_OFFSET = 10_000
 MAX_SESSION = 1000
@@ -199,7 +201,9 @@ class EventIn(BaseModel):
     event_id: Key | None = Field(None, description="One that comes twice is kept once. By default a new one.")
     user: Key
     item: Key
-    type: Annotated[Text, Field(max_length=MAX_KEY)] = Field("", description="Such as `view`.")
+    type: Annotated[Text, Field(max_length=MAX_KEY)] = Field(
+        DEFAULT_TYPE, description="Such as `view`; by default what events of logs without types have."
+    )
     timestamp: Moment | None = Field(None, description="ISO 8601, or milliseconds since the epoch; by default now.")
     value: Annotated[float, Field(allow_inf_nan=False)] | None = Field(None, description="Such as a rating.")
     context: Labels = Field(None, description="What else was known of the moment, by column of the log.")

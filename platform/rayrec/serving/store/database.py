@@ -31,7 +31,7 @@ PAUSE_SECONDS = 0.3
 """How long one that did not answer is not asked again."""
 BUSY_SECONDS = 5
 CONNECT_SECONDS = 2
-STATEMENT_SECONDS = 10
+STATEMENT_SECONDS = 30
 LOCK = 7_269_953_015
 """The number of PostgreSQL's lock that writers take, so that positions are visible in the order of their numbers."""
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -191,11 +191,13 @@ def _checked(url: str) -> sa.URL:
         parsed = sa.make_url(url)
         backend = parsed.get_backend_name()
     except SQLAlchemyError as error:
-        raise RecipeError(
-            "serving.state: that is no URL of a database. Give sqlite:////FILE or postgresql://…"
-        ) from error
+        raise RecipeError(f"serving.state: that is no URL of a database. {KNOWN}") from error
     if backend not in ("sqlite", "postgresql"):
-        raise RecipeError(f"serving.state: {backend} is not supported. Give sqlite:////FILE or postgresql://…")
+        raise RecipeError(f"serving.state: {backend} is not supported. {KNOWN}")
+    if backend == "sqlite" and not Path(parsed.database or "").is_absolute():
+        raise RecipeError(
+            f"serving.state: replicas run in folders of their own, so the file needs its whole path. {KNOWN}"
+        )
     if backend == "postgresql" and "+" not in parsed.drivername:
         return parsed.set(drivername="postgresql+psycopg")
     return parsed

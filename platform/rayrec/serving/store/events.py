@@ -13,6 +13,8 @@ from rayrec.serving.state import Event
 from rayrec.serving.store.database import Database
 from rayrec.serving.store.tables import CHANGES, EVENTS, ITEMS, USERS
 
+MOST_LISTED = 100_000
+"""Events that are taken together for one answer."""
 MOST_COMPARED = 20
 """Items of a user by which others are found."""
 MOST_NOTED = 1000
@@ -59,12 +61,17 @@ class StoredEvents:
         return self.database.write(lambda connection: remove(connection, EVENTS.c.item == item))
 
     def feedback(self, **keys: str | None) -> list[Feedback]:
-        """What users did with items, by type, of the user, item and type given; the latest first."""
-        query = sa.select(EVENTS).order_by(EVENTS.c.position)
+        """What users did with items, by type, of the user, item and type given; the latest first.
+
+        Of more than `MOST_LISTED` events those that came last.
+        """
+        query = sa.select(EVENTS).order_by(EVENTS.c.position.desc()).limit(MOST_LISTED)
         for name, key in keys.items():
             query = query if key is None else query.where(EVENTS.c[name] == key)
         rows = self.database.read(lambda connection: [_event(row) for row in connection.execute(query)])
-        return sorted(taken_together(event for _, event in rows), key=lambda told: (-told.timestamp, told.item))
+        return sorted(
+            taken_together(event for _, event in reversed(rows)), key=lambda told: (-told.timestamp, told.item)
+        )
 
     def feedback_page(self, after: FeedbackKey | None, count: int, type: str | None = None) -> list[Feedback]:
         """Up to ``count``, by user, item and type, from the one after a key."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping, Sequence, Set
+from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import islice
 
@@ -17,7 +17,8 @@ from rayrec.data.segments import ordered
 from rayrec.serving.state import Items, User
 from rayrec.serving.store.database import Database
 from rayrec.serving.store.events import note, unless_there
-from rayrec.serving.store.tables import EVENTS, FILLED, ITEMS, USERS
+from rayrec.serving.store.keys import ITEM_REMOVED, USER_ERASED, hashed
+from rayrec.serving.store.tables import AUDIT, EVENTS, FILLED, ITEMS, USERS
 
 ROWS_AT_ONCE = 20_000
 """Of a transaction: writers wait for no longer."""
@@ -31,14 +32,15 @@ def fill(database: Database, dataset: Dataset) -> int:
     What was cut off is finished by the next call.
     """
     done = database.read(lambda connection: _filled(connection, dataset.name))
+    gone = database.read(_Gone.of)
     parts = [part for part in dataset.manifest["events"] if part["sha256"] not in done]
     tables = dataset.digest
     if tables not in done:
-        _fill_tables(database, dataset)
+        _fill_tables(database, dataset, gone)
         _mark(database, dataset.name, tables)
     added = 0
     for part in parts:
-        added += _fill_events(database, dataset, part)
+        added += _fill_events(database, dataset, part, gone)
         _mark(database, dataset.name, part["sha256"])
     if added:
         # Whoever reads meanwhile has read some users' histories half.
@@ -55,26 +57,59 @@ def _mark(database: Database, dataset: str, part: str) -> None:
     database.write(lambda connection: connection.execute(unless_there(connection, FILLED), [row]))
 
 
-def _fill_tables(database: Database, dataset: Dataset) -> None:
-    keys = (key for key in dataset.vocabulary("user")["key"].to_pylist() if key is not None)
-    users = (asdict(User(key)) for key in keys)
-    items = ({**asdict(item), "categories": list(item.categories)} for item in Items.of(dataset).all())
+@dataclass(frozen=True)
+class _Gone:
+    """What was to be forgotten, and may be in the Dataset still.
+
+    Attributes:
+        users: When each was erased, in milliseconds since the epoch, by the fingerprint of their key.
+        items: Keys.
+    """
+
+    users: Mapping[str, int]
+    items: Set[str]
+
+    @classmethod
+    def of(cls, connection: sa.Connection) -> _Gone:
+        """What the audit log says."""
+        rows = connection.execute(sa.select(AUDIT.c.action, AUDIT.c.subject, AUDIT.c.at)).all()
+        users = {row.subject: row.at for row in rows if row.action == USER_ERASED}
+        return cls(users, {row.subject for row in rows if row.action == ITEM_REMOVED})
+
+    def erased(self, users: Sequence[str | None]) -> dict[int, int]:
+        """When each of the users that were erased was, by their place."""
+        if not self.users:
+            return {}
+        named = ((place, self.users.get(hashed(user))) for place, user in enumerate(users) if user is not None)
+        return {place: at for place, at in named if at is not None}
+
+
+def _fill_tables(database: Database, dataset: Dataset, gone: _Gone) -> None:
+    keys = dataset.vocabulary("user")["key"].to_pylist()
+    erased = gone.erased(keys)
+    users = (asdict(User(key)) for place, key in enumerate(keys) if key is not None and place not in erased)
+    listed = (item for item in Items.of(dataset).all() if item.item not in gone.items)
+    items = ({**asdict(item), "categories": list(item.categories)} for item in listed)
     for table, rows in ((USERS, users), (ITEMS, items)):
         for some in _some(rows):
             database.write(partial(_insert, table, some))
     database.write(lambda connection: note(connection, "item", None))
 
 
-def _fill_events(database: Database, dataset: Dataset, part: Json) -> int:
+def _fill_events(database: Database, dataset: Dataset, part: Json, gone: _Gone) -> int:
     columns = ["event_id", "user", "item", "type", "timestamp", "value"]
     log = ordered(read_part(dataset.storage, part, columns), dataset.ranks)
     keys = {name: [None, *dataset.vocabulary(name)["key"].to_pylist()] for name in ("user", "item")}
-    return sum(database.write(partial(_insert_new, some)) for some in _some(_rows(log, keys)))
+    return sum(
+        database.write(partial(_insert_new, some)) for some in _some(_rows(log, keys, gone.erased(keys["user"])))
+    )
 
 
-def _rows(log: pa.Table, keys: dict[str, list[str | None]]) -> Iterator[Json]:
+def _rows(log: pa.Table, keys: dict[str, list[str | None]], erased: Mapping[int, int]) -> Iterator[Json]:
     columns = [log[name].to_pylist() for name in ("user", "item", "type", "timestamp", "value")]
     for user, item, kind, timestamp, value in zip(*columns, strict=True):
+        if user in erased and timestamp <= erased[user]:
+            continue
         yield {
             "event_id": uuid.uuid4().hex,
             "user": keys["user"][user],

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from rayrec.serving.state import Item
 from rayrec.serving.store.database import Database
 from rayrec.serving.store.events import in_place, note
+from rayrec.serving.store.keys import ITEM_REMOVED, recorded
 from rayrec.serving.store.tables import ITEMS
 
 AT_ONCE = 500
@@ -35,9 +36,12 @@ class StoredItems:
         """Change some attributes of an item. Returns whether there is one."""
         return self.database.write(lambda connection: _change(connection, key, values))
 
-    def remove(self, key: str) -> bool:
-        """Take an item out of the catalogue; what was done with it stays in the log. Returns whether there was one."""
-        return self.database.write(lambda connection: _remove(connection, key))
+    def remove(self, key: str, actor: str) -> bool:
+        """Take an item out of the catalogue, and record who asked; what was done with it stays in the log.
+
+        Returns whether there was one.
+        """
+        return self.database.write(lambda connection: _remove(connection, key, actor))
 
     def get(self, keys: Sequence[str]) -> list[Item]:
         """The items of these keys that there are."""
@@ -83,9 +87,10 @@ def _change(connection: sa.Connection, key: str, values: Mapping[str, Any]) -> b
     return changed
 
 
-def _remove(connection: sa.Connection, key: str) -> bool:
+def _remove(connection: sa.Connection, key: str, actor: str) -> bool:
     gone = connection.execute(sa.delete(ITEMS).where(ITEMS.c.item == key)).rowcount > 0
     if gone:
+        recorded(connection, actor, ITEM_REMOVED, key)
         note(connection, "item", [key])
     return gone
 

@@ -18,6 +18,7 @@ from rayrec.serving.store.tables import AUDIT, KEYS
 
 Scope = Literal["read", "write", "admin"]
 SCOPES: tuple[Scope, ...] = ("read", "write", "admin")
+ITEM_REMOVED, USER_ERASED = "item removed", "user erased"
 PREFIX = "rr"
 SECRET_BYTES = 32
 

@@ -104,9 +104,9 @@ class Store:
         self._heard(Changed(items={key}))
         return there
 
-    def remove_item(self, key: str, with_events: bool = False) -> bool:
+    def remove_item(self, key: str, actor: str, with_events: bool = False) -> bool:
         """Take an item out of the catalogue, and if so asked out of the log. Returns whether there was one."""
-        there = self.items.remove(key)
+        there = self.items.remove(key, actor)
         if with_events:
             self._heard(Changed({*self.events.remove_item(key)}))
         self._heard(Changed(items={key}))

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from rayrec.serving.state import User
 from rayrec.serving.store.database import Database
 from rayrec.serving.store.events import in_place, note, remove
-from rayrec.serving.store.keys import hashed, recorded
+from rayrec.serving.store.keys import USER_ERASED, hashed, recorded
 from rayrec.serving.store.tables import EVENTS, USERS
 
 
@@ -60,5 +60,5 @@ def _erase(connection: sa.Connection, key: str, actor: str) -> dict[str, int]:
     if users and not events:
         note(connection, "user", [key])
     if users or events:
-        recorded(connection, actor, "user erased", hashed(key))
+        recorded(connection, actor, USER_ERASED, hashed(key))
     return {"events": events, "users": users}
