@@ -152,6 +152,10 @@ def test_sessions_neighbours_and_lists(client: Gorse, url: str) -> None:
     assert httpx.get(f"{url}/api/item-to-item/any/i4?n=3").json() == neighbours
     assert client.get_neighbors("i4", n=2, offset=1) == neighbours[1:]
 
+    odd = httpx.get(f"{url}/api/item/i4/neighbors/odd?n=30").json()
+    assert odd
+    assert all(int(one["Id"][1:]) % 2 for one in odd)
+
     others = httpx.get(f"{url}/api/user/u1/neighbors?n=4").json()
     assert "u1" not in {one["Id"] for one in others}
     assert [one["Score"] for one in others] == sorted((one["Score"] for one in others), reverse=True)

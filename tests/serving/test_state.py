@@ -272,13 +272,17 @@ def test_a_user_is_forgotten_with_everything_they_did(client: TestClient) -> Non
         ("/v1/items", {"item": "i", "categories": "one"}, "categories"),
         ("/v1/items", {"item": "i", "labels": {"deep": "x" * 200_000}}, "100,000"),
         ("/v1/users", {"user": None}, "user"),
+        ("/v1/users", {"user": "\ud800"}, "Unicode"),
+        ("/v1/users", {"user": "u", "labels": {"a": ["\udfff"]}}, "Unicode"),
+        ("/v1/users", {"user": "u", "labels": {"\0": 1}}, "Unicode"),
     ],
 )
 def test_what_cannot_be_kept_is_a_422_that_says_why(
     client: TestClient, filled: Store, path: str, body: object, named: str
 ) -> None:
     before = len(filled.events.page(0, 10_000))
-    response = client.post(path, json=body)
+    sent = b"" if body is None else json.dumps(body).encode()
+    response = client.post(path, content=sent, headers={"content-type": "application/json"})
     assert response.status_code == 422
     assert named in response.json()["error"]["message"]
     assert len(filled.events.page(0, 10_000)) == before

@@ -308,7 +308,7 @@ class Engine:
         chosen = islice(found, offset, offset + count)
         return Answer([ScoredItem(item, (item.timestamp or 0) / 1000) for item in chosen], LATEST)
 
-    def similar(self, keys: Sequence[str], count: int) -> Answer:
+    def similar(self, keys: Sequence[str], count: int, wanted: Wanted = ANYTHING) -> Answer:
         """Items like some others, by the model; popular ones, marked, where it knows none, or is popularity itself.
 
         Raises:
@@ -318,17 +318,17 @@ class Engine:
             self.item(key)
         rows = self.scorer.rows_of(keys)
         if len(rows) and self.scorer.kind != POPULARITY:
-            return Answer(self._items(Ranked(MODEL, self.scorer, *self._nearest(rows, count))), MODEL)
-        exclude = np.concatenate([self.popular.rows_of(keys), self._rows_outside(ANYTHING, False)])
+            return Answer(self._items(Ranked(MODEL, self.scorer, *self._nearest(rows, count, wanted))), MODEL)
+        exclude = np.concatenate([self.popular.rows_of(keys), self._rows_outside(wanted, False)])
         return self.answer([Query(exclude[:0], count, 0, exclude, Context())])[0]
 
-    def _nearest(self, rows: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    def _nearest(self, rows: np.ndarray, count: int, wanted: Wanted) -> tuple[np.ndarray, np.ndarray]:
         """Items nearest by their vectors; of a model without any, what it recommends to who had just these."""
-        hidden = self._rows_outside(ANYTHING, True)
-        found = self.scorer.similar(rows, count, hidden)
+        outside = self._rows_outside(wanted, True)
+        found = self.scorer.similar(rows, count, outside)
         if found is not None:
             return found
-        best, scores = self.scorer.top([rows], count, [np.concatenate([hidden, rows])])
+        best, scores = self.scorer.top([rows], count, [np.concatenate([outside, rows])])
         return best[0], scores[0]
 
     def because(self, query: Query, key: str) -> list[ScoredItem]:

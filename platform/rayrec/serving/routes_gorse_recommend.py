@@ -122,25 +122,28 @@ def _add_lists(app: FastAPI, backend: Backend) -> None:
 
 
 def _add_neighbours(app: FastAPI, backend: Backend) -> None:
-    def of_item(item: str, n: int, offset: int) -> Response:
-        engine = live(backend)
-        answer = engine.similar([item], min(n + offset, MAX_COUNT))
+    def of_item(item: str, n: int, offset: int, categories: list[str]) -> Response:
+        wanted = Wanted(tuple(filter(None, categories)))
+        answer = live(backend).similar([item], min(n + offset, MAX_COUNT), wanted)
         return JSONResponse(scores(Answer(answer.items[offset:], answer.source)))
 
     async def of_user(user: str, n: int, offset: int) -> Response:
         found = await apart(stored(backend).events.neighbours, user, n + offset)
         return JSONResponse([{"Id": other, "Score": score} for other, score in found[offset:]])
 
+    @app.get("/api/item/{item}/neighbors/{within}", tags=["gorse"])
     @app.get("/api/item/{item}/neighbors/", tags=["gorse"], include_in_schema=False)
     @app.get("/api/item/{item}/neighbors", tags=["gorse"])
-    async def item_neighbours(item: str, n: Count = 10, offset: Offset = 0) -> Response:
+    async def item_neighbours(
+        item: str, category: Category, within: str = "", n: Count = 10, offset: Offset = 0
+    ) -> Response:
         """Items like this one."""
-        return of_item(item, n, offset)
+        return of_item(item, n, offset, [within, *category])
 
     @app.get("/api/item-to-item/{name}/{item}", tags=["gorse"])
-    async def item_to_item(name: str, item: str, n: Count = 10, offset: Offset = 0) -> Response:
+    async def item_to_item(name: str, item: str, category: Category, n: Count = 10, offset: Offset = 0) -> Response:
         """Items like this one; there is one way to find them, whatever it is called."""
-        return of_item(item, n, offset)
+        return of_item(item, n, offset, category)
 
     @app.get("/api/user/{user}/neighbors/", tags=["gorse"], include_in_schema=False)
     @app.get("/api/user/{user}/neighbors", tags=["gorse"])

@@ -191,10 +191,10 @@ def add_recommendations(app: FastAPI, backend: Backend) -> None:
         return reply(request, engine, **engine.latest(n, offset, which).to_json())
 
     @app.get("/v1/items/{item:path}/similar", response_model=SimilarItems, tags=["recommend"])
-    async def similar(request: Request, item: str, n: Count = 10) -> Response:
+    async def similar(request: Request, item: str, which: Which, n: Count = 10) -> Response:
         """Items like this one."""
         engine = live(backend)
-        return reply(request, engine, item=item, **engine.similar([item], n).to_json())
+        return reply(request, engine, item=item, **engine.similar([item], n, which).to_json())
 
 
 def _values(name: str, text: str) -> Said:

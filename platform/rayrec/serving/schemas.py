@@ -50,21 +50,33 @@ Moment = Annotated[
 ]
 
 
-def _small(given: JsonValue) -> JsonValue:
-    if given is not None and len(json.dumps(given)) > MAX_LABELS:
-        raise ValueError(f"must not be longer than {MAX_LABELS:,} characters as JSON")
-    return given
-
-
 def _text(text: str) -> str:
-    if "\0" in text:
-        raise ValueError("must not have the character U+0000, which databases cannot keep")
+    if "\0" in text or not _is_text(text):
+        raise ValueError("must be text in Unicode without U+0000, which databases cannot keep")
     return text
+
+
+def _is_text(text: str) -> bool:
+    """Whether it has no half of a surrogate pair, which JSON can name and nothing can keep."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _labels(given: JsonValue) -> JsonValue:
+    written = json.dumps(given, ensure_ascii=False)
+    if len(written) > MAX_LABELS:
+        raise ValueError(f"must not be longer than {MAX_LABELS:,} characters as JSON")
+    if "\\u0000" in written or not _is_text(written):
+        raise ValueError("must be text in Unicode without U+0000, which databases cannot keep")
+    return given
 
 
 Text = Annotated[str, AfterValidator(_text)]
 Key = Annotated[Text, Field(min_length=1, max_length=MAX_KEY)]
-Labels = Annotated[dict[str, JsonValue] | list[JsonValue] | None, AfterValidator(_small)]
+Labels = Annotated[dict[str, JsonValue] | list[JsonValue] | None, AfterValidator(_labels)]
 
 
 class ItemView(BaseModel):
