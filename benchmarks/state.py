@@ -216,7 +216,7 @@ def given(client: httpx.Client, kind: str, rows: Iterator[dict[str, Any]]) -> di
 def sent(client: httpx.Client, kind: str, lines: list[bytes]) -> int:
     """Send some lines."""
     answer = client.post(f"/v1/bulk/{kind}", content=b"\n".join(lines)).raise_for_status()
-    return int(answer.json()["kept"])
+    return int(answer.json()["rows"])
 
 
 def latency(client: httpx.Client, store: Store, users: int) -> float:

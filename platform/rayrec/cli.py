@@ -277,12 +277,14 @@ def serve(
     from rayrec.artifacts import Storage
     from rayrec.inference.release import open_release
     from rayrec.recipe import Serving
+    from rayrec.serving.server import require_keys
     from rayrec.tracking import find_release
 
     registered = find_release(reference)
     storage = Storage.open(registered.storage)
     settings = Serving(**open_release(storage, registered.digest).content["serving"])
     given = {key: value for key, value in {"host": host, "port": port}.items() if value is not None}
+    require_keys(settings.model_copy(update=given), registered.name)
     # Whoever serves need not be allowed to write there.
     release = storage.url(f"releases/{registered.digest}.json")
     with cluster(None, verbose, [(release, None)]):

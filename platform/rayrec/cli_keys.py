@@ -59,6 +59,8 @@ def list_keys(name: NameArgument, state: StateOption = None, as_json: JsonOption
     if as_json:
         print_json({"keys": [{**asdict(key), "scopes": list(key.scopes)} for key in found]})
         return
+    if not found:
+        typer.echo(f"{name} has no keys: whoever is on the machine that serves may ask", err=True)
     for key in found:
         rate = "" if key.rate is None else f"  {key.rate} a minute"
         end = "" if key.revoked is None else f"  revoked {_day(key.revoked)}"
@@ -84,7 +86,7 @@ def revoke(name: NameArgument, key: KeyArgument, state: StateOption = None) -> N
 
 @keys_app.command()
 def audit(name: NameArgument, state: StateOption = None, as_json: JsonOption = False) -> None:
-    """Who made and revoked keys, and who erased users (named by a fingerprint)."""
+    """Who made and revoked keys, removed items, and erased users (named by a fingerprint)."""
     with _keys(name, state) as keys:
         entries: list[dict[str, Any]] = keys.audit()
     if as_json:

@@ -22,7 +22,7 @@ from rayrec.recipe import Serving
 from rayrec.serving.access import OPEN, READING
 from rayrec.serving.app import build_app
 from rayrec.serving.engine import Engine
-from rayrec.serving.server import serving
+from rayrec.serving.server import require_keys
 from rayrec.serving.store.keys import StoredKeys
 from rayrec.serving.store.store import Store
 
@@ -124,6 +124,7 @@ def test_a_key_may_ask_so_often(client: TestClient, store: Store) -> None:
     header, other = key(store, "read", rate=3), key(store, "read")
     answers = [client.get("/v1/recommend/u1", headers=header).status_code for _ in range(5)]
     assert answers == [200] * 3 + [429] * 2
+    assert client.get("/v1/recommend/u1", headers=header).headers["retry-after"] == "20"
     assert client.get("/v1/recommend/u1", headers=other).status_code == 200
 
 
@@ -154,8 +155,11 @@ def test_keys_are_made_listed_and_revoked_from_the_command_line(store: Store) ->
     assert (refused.exit_code, "read, write, admin" in refused.stderr) == (2, True)
 
 
-def test_without_keys_it_listens_on_this_machine_only(release: Release, tmp_path: Path) -> None:
+def test_without_keys_it_listens_on_this_machine_only(tmp_path: Path) -> None:
     settings = Serving(host="192.0.2.1", state=f"sqlite:///{tmp_path}/state.db")
-    refused = pytest.raises(RecipeError, match="rayrec keys create served")
-    with refused, serving(release.storage, release.digest, settings):
-        pass
+    with pytest.raises(RecipeError, match="rayrec keys create served"):
+        require_keys(settings, "served")
+    require_keys(settings.model_copy(update={"host": "127.0.0.1"}), "served")
+    with closing(Store(str(settings.state))) as store:
+        store.keys.create("test", ["read"])
+    require_keys(settings, "served")

@@ -17,8 +17,9 @@ from rayrec.serving.server import serving
 
 
 @pytest.fixture(scope="module")
-def url(release: Release) -> Iterator[str]:
-    settings = Serving(port=free_port(), replica_cpus=0.1, max_replicas=2)
+def url(release: Release, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    state = f"sqlite:///{tmp_path_factory.mktemp('state')}/state.db"
+    settings = Serving(port=free_port(), replica_cpus=0.1, max_replicas=2, state=state)
     with serving(release.storage, release.digest, settings) as address:
         yield address
 

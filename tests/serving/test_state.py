@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,9 @@ def test_hidden_and_removed_items_are_never_recommended(client: TestClient) -> N
     for answer in (best(client, "u3", ITEMS), similar, popular, session):
         assert answer
         assert not {first, second} & {*answer}
+    assert client.get(f"/v1/items/{second}").status_code == 404
+    # A late view does not put it back.
+    client.post("/v1/events", json={"user": "somebody", "item": second})
     assert client.get(f"/v1/items/{second}").status_code == 404
     client.patch(f"/v1/items/{first}", json={"hidden": False})
     client.post("/v1/items", json={name: there[name] for name in ("item", "title", "categories")})
@@ -208,6 +212,31 @@ def test_what_many_users_did_lately_trends(client: TestClient) -> None:
     client.patch("/v1/items/i11", json={"hidden": False})
 
 
+def test_categories_that_come_at_once_are_all_kept(client: TestClient) -> None:
+    client.post("/v1/items", json={"item": "many", "title": "stays"})
+    with ThreadPoolExecutor(8) as threads:
+        codes = [*threads.map(lambda n: client.put(f"/api/item/many/category/c{n}").status_code, range(20))]
+    assert {*codes} == {200}
+    found = client.get("/v1/items/many").json()
+    assert sorted(found["categories"]) == sorted(f"c{n}" for n in range(20))
+    client.post("/api/item", json={"ItemId": "many", "Categories": []})
+    assert client.get("/v1/items/many").json()["title"] == "stays"
+
+
+def test_answers_go_on_while_the_catalogue_grows(client: TestClient) -> None:
+    def grow(part: int) -> None:
+        for n in range(20):
+            client.post("/v1/items", json=[{"item": f"grown{part}.{n}.{m}"} for m in range(20)])
+
+    with ThreadPoolExecutor(3) as threads:
+        growing = [threads.submit(grow, part) for part in range(2)]
+        codes = {
+            client.get(f"/v1/{path}").status_code for _ in range(40) for path in ("popular?categories=x", "latest")
+        }
+        assert [one.result() for one in growing] == [None, None]
+    assert codes == {200}
+
+
 def lines(*rows: dict[str, Any]) -> bytes:
     return b"".join(json.dumps(row).encode() + b"\n" for row in rows)
 
@@ -216,19 +245,17 @@ def test_much_is_taken_in_and_given_out_as_json_lines(client: TestClient, releas
     events = [
         {"event_id": f"b{n}", "user": f"bulk{n % 9}", "item": f"i{n % 30}", "timestamp": n} for n in range(12_000)
     ]
-    assert client.post("/v1/bulk/events", content=lines(*events)).json()["kept"] == 12_000
-    assert client.post("/v1/bulk/items", content=lines({"item": "bulk", "title": "é"})).json()["kept"] == 1
-    assert (
-        client.post("/v1/bulk/users", content=iter([lines({"user": "bu"})[:5], lines({"user": "bu"})[5:]])).json()[
-            "kept"
-        ]
-        == 1
-    )
+    assert client.post("/v1/bulk/events", content=lines(*events)).json()["new"] == 12_000
+    assert client.post("/v1/bulk/items", content=lines({"item": "bulk", "title": "é"})).json()["rows"] == 1
+    user = lines({"user": "bu"})
+    assert client.post("/v1/bulk/users", content=iter([user[:5], user[5:]])).json()["rows"] == 1
     with closing(Store(f"sqlite:///{tmp_path}/state.db")) as empty:
         other = served(release, empty)
         for kind in ("events", "items", "users"):
             given = client.get(f"/v1/bulk/{kind}").content
-            assert other.post(f"/v1/bulk/{kind}", content=given).json()["kept"] == given.count(b"\n")
+            again = other.post(f"/v1/bulk/{kind}", content=given).json()
+            assert again["rows"] == given.count(b"\n")
+            assert other.post(f"/v1/bulk/{kind}", content=given).json()["new"] == (0 if kind == "events" else None)
             assert other.get(f"/v1/bulk/{kind}").content == given
     assert client.get("/v1/bulk/nothing").status_code == 422
 
@@ -239,7 +266,8 @@ def test_a_wrong_line_says_where_it_is_and_what_is_kept(client: TestClient) -> N
     assert refused.status_code == 422
     assert "line 6001: item" in refused.json()["error"]["message"]
     assert "the first 5,000 rows are kept" in refused.json()["error"]["message"]
-    assert client.post("/v1/bulk/events", content=lines(*good)).json()["kept"] == 6000
+    again = client.post("/v1/bulk/events", content=lines(*good)).json()
+    assert (again["rows"], again["new"]) == (6000, 1000)
     assert len({*had(client, "wrong")}) == 1
     endless = client.post("/v1/bulk/events", content=iter([b"x" * (1 << 20)] * 3))
     assert endless.status_code == 413
@@ -272,6 +300,9 @@ def test_a_user_is_forgotten_with_everything_they_did(client: TestClient) -> Non
         ("/v1/items", {"item": "i", "categories": "one"}, "categories"),
         ("/v1/items", {"item": "i", "labels": {"deep": "x" * 200_000}}, "100,000"),
         ("/v1/users", {"user": None}, "user"),
+        ("/v1/users", {"user": "漢" * 1000}, "1,024 bytes"),
+        ("/v1/users", {"user": "u", "labels": {"a": float("nan")}}, "Out of range"),
+        ("/v1/events", {"user": "u", "item": "i", "value": 1e300}, "value"),
         ("/v1/users", {"user": "\ud800"}, "Unicode"),
         ("/v1/users", {"user": "u", "labels": {"a": ["\udfff"]}}, "Unicode"),
         ("/v1/users", {"user": "u", "labels": {"\0": 1}}, "Unicode"),

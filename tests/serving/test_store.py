@@ -23,10 +23,11 @@ from rayrec.errors import RecipeError
 from rayrec.inference.release import Release
 from rayrec.serving.engine import histories_of
 from rayrec.serving.state import Event, Item, User
-from rayrec.serving.store.database import Database
+from rayrec.serving.store import fill
+from rayrec.serving.store.database import Database, UnavailableError
 from rayrec.serving.store.histories import StoredHistories
 from rayrec.serving.store.store import Store
-from rayrec.serving.store.tables import EVENTS, METADATA
+from rayrec.serving.store.tables import CHANGES, EVENTS, METADATA
 
 ODD = "a/b ü漢字 '; DROP TABLE events;-- %_\\ \u202e"
 WRITER = Path(__file__).with_name("writer.py")
@@ -187,7 +188,46 @@ def test_who_was_erased_and_what_was_removed_does_not_come_back(store: Store, da
     # They may come back by themselves.
     store.append([view(1, user="u3", item="i7")])
     assert [event.event_id for _, event in store.events.page(0, 10, user="u3")] == ["e1"]
+    assert store.catalog.item("i7") is None
+    store.put_items([Item("i7")])
     assert store.catalog.item("i7") is not None
+
+
+def test_who_is_erased_while_a_dataset_is_taken_in_stays_so(
+    store: Store, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = fill._rows
+
+    def amid(*arguments: Any) -> Any:
+        store.erase_user("u3", "nobody")
+        return rows(*arguments)
+
+    monkeypatch.setattr(fill, "_rows", amid)
+    store.fill(dataset)
+    assert store.users.get("u3") is None
+    assert store.events.page(0, 10, user="u3") == []
+    assert store.events.page(0, 10, user="u4") != []
+
+
+def test_what_changed_is_forgotten_and_who_is_late_reads_everything(store: Store) -> None:
+    histories = StoredHistories(store.database, {"i": 1})
+    store._histories.add(histories)
+    store.append([view(1, user="secret")])
+    store.erase_user("secret", "nobody")
+    store.database.write(lambda connection: connection.execute(sa.update(CHANGES).values(at=0)))
+    store._follower._tidied = store._follower._looked = -1e9
+    assert histories.history("u") is None
+    store._follower._tidy()
+    assert store.database.read(lambda connection: connection.execute(sa.select(CHANGES)).all()) == []
+    store._follower.catch_up()
+    assert not histories.remembered("u")
+
+
+def test_a_write_after_the_end_is_refused(url: str) -> None:
+    store = Store(url)
+    store.close()
+    with pytest.raises(UnavailableError):
+        store.append([view(1)])
 
 
 def test_the_migrations_make_the_tables_that_are_declared(store: Store) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 
 from fastapi import Request
 
-from rayrec.serving.store.keys import Key, Keyring, Scope
+from rayrec.serving.store.keys import Keyring, Scope
 
 OPEN = frozenset({"/v1/health", "/v1/ready", "/api/health/live", "/api/health/ready"})
 """Probes, which load balancers make without a key."""
@@ -16,6 +17,21 @@ READING = ("/v1/session/recommend", "/v1/basket/recommend", "/v1/rank", "/api/se
 ERASING = ("/v1/users/", "/api/user/")
 NOBODY = "nobody"
 """Who acts where there are no keys."""
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a request may not pass.
+
+    Attributes:
+        status: Of the answer.
+        message: For whoever asks.
+        again: Seconds after which it may.
+    """
+
+    status: int
+    message: str
+    again: int | None = None
 
 
 @dataclass
@@ -32,34 +48,40 @@ class Gate:
     def __init__(self) -> None:
         self._buckets: dict[str, _Bucket] = {}
 
-    def refusal(self, request: Request, keyring: Keyring) -> tuple[int, str] | None:
-        """A status and a message for a request that may not pass; whoever asks is noted in its state."""
+    def refusal(self, request: Request, keyring: Keyring) -> Refusal | None:
+        """Why a request may not pass, if so; whoever asks is noted in its state."""
         request.state.actor = NOBODY
-        if not keyring.required or request.url.path in OPEN:
+        if not keyring.required or path_of(request) in OPEN:
             return None
-        key = keyring.find(given(request))
+        text = given(request)
+        key = keyring.find(text)
+        if key is None and text:
+            return Refusal(401, "this API key is not good: it is another, or was rotated or revoked.")
         if key is None:
-            return 401, "this needs an API key: send it as X-API-Key, or as Authorization: Bearer."
+            return Refusal(401, "this needs an API key: send it as X-API-Key, or as Authorization: Bearer.")
         request.state.actor = f"key {key.key_id}"
         scope = needed(request)
         if scope not in key.scopes:
-            return 403, f"this needs a key with the scope '{scope}'."
-        if not self._within(key):
-            return 429, f"this key may ask {key.rate} times a minute."
+            return Refusal(403, f"this needs a key with the scope '{scope}'.")
+        if key.rate is not None and not self._within(key.key_id, key.rate):
+            return Refusal(429, f"this key may ask {key.rate} times a minute.", math.ceil(60 / key.rate))
         return None
 
-    def _within(self, key: Key) -> bool:
-        """Whether a request is within the key's rate, which it then counts against."""
-        if key.rate is None:
-            return True
+    def _within(self, key_id: str, rate: int) -> bool:
+        """Whether a request is within a key's rate, which it then counts against."""
         now = time.monotonic()
-        bucket = self._buckets.setdefault(key.key_id, _Bucket(key.rate, now))
-        bucket.left = min(key.rate, bucket.left + (now - bucket.at) * key.rate / 60)
+        bucket = self._buckets.setdefault(key_id, _Bucket(rate, now))
+        bucket.left = min(rate, bucket.left + (now - bucket.at) * rate / 60)
         bucket.at = now
         if bucket.left < 1:
             return False
         bucket.left -= 1
         return True
+
+
+def path_of(request: Request) -> str:
+    """The path that routes are found by; Starlette's own URL is made with a header that clients choose."""
+    return str(request.scope["path"])
 
 
 def given(request: Request) -> str:
@@ -70,7 +92,7 @@ def given(request: Request) -> str:
 
 def needed(request: Request) -> Scope:
     """What a key must allow for a request."""
-    method, path = request.method, request.url.path
+    method, path = request.method, path_of(request)
     if method == "DELETE" and path.startswith(ERASING):
         return "admin"
     if method in {"GET", "HEAD", "OPTIONS"}:

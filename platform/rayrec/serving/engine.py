@@ -336,7 +336,8 @@ class Engine:
         row = self.scorer.rows.get(key)
         if row is None or not len(query.history):
             return []
-        near = self.scorer.nearest(row, query.history[-MOST_EXPLAINING:], EXPLAINING)
+        offered = np.setdiff1d(query.history[-MOST_EXPLAINING:], self._rows_outside(ANYTHING, True))
+        near = self.scorer.nearest(row, offered, EXPLAINING) if len(offered) else []
         keys = [(self.scorer.item_keys[had - 1], cosine) for had, cosine in near]
         return [ScoredItem(self.catalog.item(had) or Item(had), cosine) for had, cosine in keys]
 

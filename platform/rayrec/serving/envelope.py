@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from fastapi import FastAPI, Request, Response
@@ -14,10 +14,11 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
 
-from rayrec.serving.access import Gate
+from rayrec.serving.access import Gate, path_of
 from rayrec.serving.batching import OverloadedError
 from rayrec.serving.engine import Answer, Engine, Query, UnknownItemError
 from rayrec.serving.features import FeatureError
+from rayrec.serving.schemas import MAX_KEY
 from rayrec.serving.store.database import BusyError, UnavailableError
 from rayrec.serving.store.store import Store
 
@@ -95,13 +96,16 @@ def add_envelope(app: FastAPI, backend: Backend) -> None:
     def refused(request: Request) -> Response | None:
         """Before the first Release is loaded there is nothing to guard."""
         refusal = gate.refusal(request, backend.store.keyring) if backend.store else None
-        return _problem(request, *refusal) if refusal else None
+        if refusal is None:
+            return None
+        again = {} if refusal.again is None else {"Retry-After": str(refusal.again)}
+        return _problem(request, refusal.status, refusal.message, again)
 
     @app.middleware("http")
     async def identify(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
         given = request.headers.get("x-request-id", "")
         request.state.request_id = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
-        response = refused(request) or _null(request) or _too_large(request) or await call_next(request)
+        response = refused(request) or _odd(request) or _too_large(request) or await call_next(request)
         response.headers["x-request-id"] = request.state.request_id
         return response
 
@@ -121,16 +125,21 @@ def add_envelope(app: FastAPI, backend: Backend) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
+        kind = request.headers.get("content-type", "")
+        if request.method in {"POST", "PUT", "PATCH"} and "json" not in kind:
+            return _problem(
+                request, 422, f"the body is not sent as JSON: Content-Type is '{kind}', not application/json."
+            )
         problems = [
             f"{'.'.join(part for part in p['loc'][1:] if isinstance(part, str)) or 'body'}: {p['msg']}"
-            for p in error.errors()
+            for p in _of_one_kind(error.errors())
         ]
         return _problem(request, 422, "; ".join(problems)[:1000])
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> Response:
         # Starlette names the methods of one of the routes only.
-        allow = {"Allow": ", ".join(_methods(app, request.url.path))} if error.status_code == 405 else None
+        allow = {"Allow": ", ".join(_methods(app, path_of(request)))} if error.status_code == 405 else None
         return _problem(request, error.status_code, str(error.detail), allow)
 
     @app.exception_handler(Exception)
@@ -139,22 +148,32 @@ def add_envelope(app: FastAPI, backend: Backend) -> None:
         return _problem(request, 500, "something went wrong here; the log has it under this request id.")
 
 
+def _of_one_kind(problems: Sequence[Any]) -> Sequence[Any]:
+    """Of a body that may be one or a list of them, the problems of what it is."""
+    lists = [problem for problem in problems if str(problem["loc"][1:2]).startswith("('list[")]
+    whole = any(problem["type"] == "list_type" for problem in lists)
+    return [problem for problem in problems if (problem in lists) != whole] if lists else problems
+
+
 def _methods(app: FastAPI, path: str) -> list[str]:
     """The methods that a path knows."""
     matching = [route for route in app.routes if isinstance(route, Route) and route.path_regex.match(path)]
     return sorted({method for route in matching for method in route.methods or ()})
 
 
-def _null(request: Request) -> Response | None:
-    """Refuse an address with a character that databases cannot keep, and no key has."""
-    if "\0" in request.url.path or "%00" in request.url.query:
+def _odd(request: Request) -> Response | None:
+    """Refuse an address with what no key has: a character that databases cannot keep, or too many of them."""
+    path = path_of(request)
+    if "\0" in path or b"%00" in request.scope["query_string"]:
         return _problem(request, 422, "the address must not have the character U+0000.")
+    if any(len(part.encode(errors="replace")) > MAX_KEY for part in path.split("/")):
+        return _problem(request, 422, f"a part of the path is longer than {MAX_KEY:,} bytes.")
     return None
 
 
 def _too_large(request: Request) -> Response | None:
     """Refuse a body that says it is too large, or does not say how large it is."""
-    if request.method in {"GET", "HEAD", "OPTIONS", "DELETE"} or request.url.path.startswith(STREAMED):
+    if request.method in {"GET", "HEAD", "OPTIONS", "DELETE"} or path_of(request).startswith(STREAMED):
         return None
     length = request.headers.get("content-length", "")
     if not length.isdigit():
@@ -164,6 +183,7 @@ def _too_large(request: Request) -> Response | None:
 
 def _problem(request: Request, status: int, message: str, headers: Mapping[str, str] | None = None) -> Response:
     again = {"Retry-After": RETRY_AFTER_SECONDS}
-    headers = {401: {"WWW-Authenticate": "Bearer"}, 429: again, 503: again}.get(status, headers or {})
+    usual = {401: {"WWW-Authenticate": "Bearer"}, 429: again, 503: again}.get(status, {})
+    headers = {**usual, **(headers or {})}
     content = {"request_id": request.state.request_id, "error": {"status": status, "message": message}}
     return JSONResponse(content, status_code=status, headers=headers)

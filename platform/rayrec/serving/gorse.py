@@ -13,6 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
 from rayrec.serving.engine import Answer
 from rayrec.serving.schemas import MAX_CATEGORIES, MAX_TEXT, Key, Moment, Said, Text
 from rayrec.serving.schemas import Labels as AnyLabels
+from rayrec.serving.schemas import Value as AnyValue
 from rayrec.serving.state import Event, Item, User
 from rayrec.serving.store.events import Feedback, FeedbackKey
 
@@ -40,7 +41,7 @@ class FeedbackIn(_Gorse):
     UserId: Key
     ItemId: Key
     Timestamp: Time = None
-    Value: Annotated[float, Field(allow_inf_nan=False)] = 0
+    Value: AnyValue = 0
     Comment: Note | None = None
 
     def event(self, now: int, replaces: bool) -> Event:
@@ -60,10 +61,10 @@ class ItemIn(_Gorse):
     Labels: AnyLabels = None
     Comment: Note | None = None
 
-    def stored(self, title: str | None) -> Item:
-        """As it is kept; Gorse's items have no titles."""
+    def stored(self) -> Item:
+        """As it is kept."""
         categories = tuple(self.Categories or ())
-        return Item(self.ItemId, title, categories, self.Labels, self.Timestamp, self.IsHidden, self.Comment or "")
+        return Item(self.ItemId, None, categories, self.Labels, self.Timestamp, self.IsHidden, self.Comment or "")
 
 
 class ItemPatch(_Gorse):
@@ -162,7 +163,7 @@ def cursor_of(key: FeedbackKey) -> str:
 
 def after(cursor: str) -> FeedbackKey | None:
     """The key that a cursor stands for. Any text is a place among the keys."""
-    user, item, kind, *_ = [*map(unquote, cursor.split("/")), "", ""]
+    user, item, kind, *_ = [*map(unquote, cursor.replace("%00", "").split("/")), "", ""]
     return (user, item, kind) if cursor else None
 
 

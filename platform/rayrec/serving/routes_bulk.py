@@ -13,11 +13,12 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ValidationError
 
 from rayrec.serving.envelope import Backend, StatusError, live, reply, stored
-from rayrec.serving.routes_state import apart, told_event, view
+from rayrec.serving.routes_state import kept, told_event, view
 from rayrec.serving.schemas import EventIn, Imported, ItemIn, UserIn
 from rayrec.serving.store.store import Store
 
 ROWS_AT_ONCE = 5_000
+BYTES_AT_ONCE = 4 << 20
 MAX_LINE = 1 << 20
 LINES = "application/x-ndjson"
 BODY = {"requestBody": {"content": {LINES: {"schema": {"type": "string"}}}}}
@@ -26,24 +27,28 @@ BODY = {"requestBody": {"content": {LINES: {"schema": {"type": "string"}}}}}
 def add_bulk(app: FastAPI, backend: Backend) -> None:
     """Add the routes."""
 
-    async def take(request: Request, kind: type[BaseModel], keep: Callable[[Sequence[Any]], Any]) -> Response:
+    async def take(request: Request, kind: type[BaseModel], keep: Callable[[Sequence[Any]], int | None]) -> Response:
         rows: list[Any] = []
-        kept = number = 0
+        done = number = size = 0
+        new: list[int | None] = []
         try:
             async for line in _lines(request):
                 number += 1
                 if line.strip():
                     rows.append(kind.model_validate_json(line))
-                if len(rows) == ROWS_AT_ONCE:
-                    await apart(keep, rows)
-                    kept, rows = kept + len(rows), []
+                    size += len(line)
+                if len(rows) == ROWS_AT_ONCE or size > BYTES_AT_ONCE:
+                    new.append(await kept(keep, rows))
+                    done, rows, size = done + len(rows), [], 0
         except ValidationError as error:
-            place = ".".join(map(str, error.errors()[0]["loc"]))
-            raise StatusError(422, f"line {number}: {place} {error.errors()[0]['msg']}; {_so_far(kept)}") from error
+            (problem, *_) = error.errors()
+            what = ": ".join(filter(None, [".".join(map(str, problem["loc"])), problem["msg"]]))
+            raise StatusError(422, f"line {number}: {what}; {_so_far(done)}") from error
         except _TooLongError as error:
-            raise StatusError(413, f"line {number + 1} is longer than {MAX_LINE:,} bytes; {_so_far(kept)}") from error
-        await apart(keep, rows)
-        return reply(request, live(backend), kept=kept + len(rows))
+            raise StatusError(413, f"line {number + 1} is longer than {MAX_LINE:,} bytes; {_so_far(done)}") from error
+        new.append(await kept(keep, rows))
+        added = None if None in new else sum(filter(None, new))
+        return reply(request, live(backend), rows=done + len(rows), new=added)
 
     @app.post("/v1/bulk/events", response_model=Imported, tags=["bulk"], openapi_extra=BODY)
     async def import_events(request: Request) -> Response:
@@ -86,8 +91,10 @@ async def _lines(request: Request) -> AsyncIterator[bytes]:
         yield rest
 
 
-def _so_far(kept: int) -> str:
-    return f"the first {kept:,} rows are kept, those after them are not."
+def _so_far(done: int) -> str:
+    if not done:
+        return "none of the rows is kept."
+    return f"the first {done:,} rows are kept, those after them are not."
 
 
 def _events(store: Store) -> Iterator[str]:

@@ -28,7 +28,7 @@ from rayrec.serving.gorse import (
     user_view,
 )
 from rayrec.serving.routes_gorse_recommend import add_recommending
-from rayrec.serving.routes_state import apart
+from rayrec.serving.routes_state import apart, kept
 from rayrec.serving.schemas import MAX_CATEGORIES, MAX_COUNT, MAX_KEY, MAX_OFFSET, MAX_TOGETHER
 from rayrec.serving.state import Item, User
 from rayrec.serving.store.store import Store
@@ -53,7 +53,8 @@ def add_gorse(app: FastAPI, backend: Backend) -> None:
 def _addfeedback(app: FastAPI, backend: Backend) -> None:
     async def insert(body: list[FeedbackIn], replaces: bool) -> Response:
         now = int(time.time() * 1000)
-        await apart(stored(backend).append, [told.event(now, replaces) for told in body])
+        # As Gorse does: an item that feedback is on is one.
+        await kept(stored(backend).append, [told.event(now, replaces) for told in body], with_items=True)
         return _affected(len(body))
 
     @app.post("/api/feedback", response_model=Affected, tags=["gorse"])
@@ -89,7 +90,7 @@ def _addfeedback(app: FastAPI, backend: Backend) -> None:
     @app.delete("/api/feedback/{user}/{item}", response_model=Affected, tags=["gorse"])
     async def delete_pair(user: str, item: str) -> Response:
         """Forget a user's feedback on an item."""
-        return _affected(await apart(stored(backend).remove_feedback, user, item))
+        return _affected(await kept(stored(backend).remove_feedback, user, item))
 
     @app.get("/api/feedback/{kind}/{user}/{item}", tags=["gorse"])
     async def get_one(kind: str, user: str, item: str) -> Response:
@@ -102,7 +103,7 @@ def _addfeedback(app: FastAPI, backend: Backend) -> None:
     @app.delete("/api/feedback/{kind}/{user}/{item}", response_model=Affected, tags=["gorse"])
     async def delete_one(kind: str, user: str, item: str) -> Response:
         """Forget a user's feedback of a type on an item."""
-        return _affected(await apart(stored(backend).remove_feedback, user, item, kind))
+        return _affected(await kept(stored(backend).remove_feedback, user, item, kind))
 
     async def listed(**keys: str | None) -> Response:
         found = await apart(stored(backend).events.feedback, **keys)
@@ -133,10 +134,8 @@ def _addfeedback(app: FastAPI, backend: Backend) -> None:
 
 def _add_items(app: FastAPI, backend: Backend) -> None:
     async def insert(items: list[ItemIn]) -> Response:
-        store, titles = stored(backend), live(backend).catalog
-        # Titles are not Gorse's to take away.
-        named = [(item, titles.item(item.ItemId)) for item in items]
-        await apart(store.put_items, [item.stored(before.title if before else None) for item, before in named])
+        # Gorse's items have no titles: those that are there stay.
+        await kept(stored(backend).put_items, [item.stored() for item in items], keep=("title",))
         return _affected(len(items))
 
     @app.post("/api/item", response_model=Affected, tags=["gorse"])
@@ -165,32 +164,29 @@ def _add_items(app: FastAPI, backend: Backend) -> None:
     @app.patch("/api/item/{item}", response_model=Affected, tags=["gorse"])
     async def patch_item(item: str, body: ItemPatch) -> Response:
         """Change some attributes of an item."""
-        return _affected(int(await apart(stored(backend).change_item, item, body.changes())), item)
+        return _affected(int(await kept(stored(backend).change_item, item, body.changes())), item)
 
     @app.delete("/api/item/{item}", response_model=Affected, tags=["gorse"])
     async def delete_item(request: Request, item: str) -> Response:
         """Remove an item and all feedback on it."""
         actor = request.state.actor
-        return _affected(int(await apart(stored(backend).remove_item, item, actor, with_events=True)))
+        return _affected(int(await kept(stored(backend).remove_item, item, actor, with_events=True)))
 
     @app.put("/api/item/{item}/category/{category}", response_model=Affected, tags=["gorse"])
     async def put_category(item: str, category: str) -> Response:
         """Add a category to an item."""
-        there = _known(live(backend), item).categories
-        changed = {"categories": [*dict.fromkeys([*there, category])]}
-        return _affected(int(await apart(stored(backend).change_item, item, changed)))
+        return _affected(int(await kept(stored(backend).categorise, item, more=[category])), item)
 
     @app.delete("/api/item/{item}/category/{category}", response_model=Affected, tags=["gorse"])
     async def delete_category(item: str, category: str) -> Response:
         """Take a category from an item."""
-        left = [name for name in _known(live(backend), item).categories if name != category]
-        return _affected(int(await apart(stored(backend).change_item, item, {"categories": left})))
+        return _affected(int(await kept(stored(backend).categorise, item, fewer=[category])), item)
 
 
 def _add_users(app: FastAPI, backend: Backend) -> None:
     async def insert(users: list[UserIn]) -> Response:
         told = [User(user.UserId, user.Labels, user.Comment or "") for user in users]
-        await apart(stored(backend).put_users, told)
+        await kept(stored(backend).put_users, told)
         return _affected(len(users))
 
     @app.post("/api/user", response_model=Affected, tags=["gorse"])
@@ -222,12 +218,12 @@ def _add_users(app: FastAPI, backend: Backend) -> None:
     async def patch_user(user: str, body: UserPatch) -> Response:
         """Change some of what is told of a user."""
         changes = {name.lower(): given for name, given in body.model_dump().items() if given is not None}
-        return _affected(int(await apart(stored(backend).users.change, user, changes)), user)
+        return _affected(int(await kept(stored(backend).users.change, user, changes)), user)
 
     @app.delete("/api/user/{user}", response_model=Affected, tags=["gorse"])
     async def delete_user(request: Request, user: str) -> Response:
         """Forget a user and all their feedback."""
-        return _affected(int(any((await apart(stored(backend).erase_user, user, request.state.actor)).values())))
+        return _affected(int(any((await kept(stored(backend).erase_user, user, request.state.actor)).values())))
 
 
 def _add_health(app: FastAPI, backend: Backend) -> None:

@@ -14,7 +14,7 @@ from rayrec.serving.engine import Answer, Wanted
 from rayrec.serving.envelope import Backend, StatusError, live, stored
 from rayrec.serving.gorse import DELAY, FeedbackIn, SessionIn, scores, seconds
 from rayrec.serving.routes_recommend import asked
-from rayrec.serving.routes_state import apart
+from rayrec.serving.routes_state import apart, kept
 from rayrec.serving.schemas import MAX_CATEGORIES, MAX_COUNT, MAX_KEY, MAX_OFFSET, MAX_TOGETHER
 from rayrec.serving.state import Event
 
@@ -57,7 +57,7 @@ def _add_lists(app: FastAPI, backend: Backend) -> None:
             at = int((time.time() + delay) * 1000)
             keys = [scored.item.item for scored in answer.items]
             shown = [Event(uuid.uuid4().hex, user, key, write_back_type, at) for key in keys]
-            await apart(stored(backend).append, shown)
+            await kept(stored(backend).append, shown)
         return JSONResponse(scores(answer) if version == "2" else [scored.item.item for scored in answer.items])
 
     @app.post("/api/session/recommend/{category}", tags=["gorse"])

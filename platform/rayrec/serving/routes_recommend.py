@@ -163,12 +163,10 @@ def add_recommendations(app: FastAPI, backend: Backend) -> None:
     async def trending(request: Request, n: Count = 10, hours: Hours = 24) -> Response:
         """What most users did something with lately."""
         engine, since = live(backend), int((time.time() - 3600 * hours) * 1000)
-        hidden = engine.catalog.hidden
-        found = await asyncio.to_thread(stored(backend).events.most_users, since, n + len(hidden))
-        items = [
-            ScoredItem(item, users) for key, users in found if (item := engine.catalog.item(key)) and not item.hidden
-        ]
-        return reply(request, engine, **Answer(items[:n], "trending").to_json())
+        found = await asyncio.to_thread(stored(backend).events.most_users, since, n)
+        # The copy in memory may be a moment behind.
+        items = [ScoredItem(item, users) for key, users in found if (item := engine.catalog.item(key))]
+        return reply(request, engine, **Answer(items, "trending").to_json())
 
     @app.get("/v1/users/{user:path}/similar", response_model=SimilarUsers, tags=["recommend"])
     async def similar_users(request: Request, user: str, n: Count = 10) -> Response:

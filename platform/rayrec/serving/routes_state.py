@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from functools import partial
 from typing import Annotated, Any, ParamSpec, TypeVar
 
 from fastapi import FastAPI, Query, Request, Response
@@ -35,6 +37,7 @@ from rayrec.serving.state import Event, Item
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
+WRITING = ThreadPoolExecutor(64, "writing")
 MAX_PAGE = 1000
 Page = Annotated[int, Query(ge=1, le=MAX_PAGE, description="How many.")]
 Cursor = Annotated[str | None, Query(max_length=MAX_KEY, description="Where the page before said that it ended.")]
@@ -45,8 +48,13 @@ Many = Annotated[list[Any], Field(max_length=MAX_TOGETHER)]
 
 
 async def apart(work: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
-    """Call what waits for the database in a thread, while others are answered."""
+    """Call what reads from the database in a thread, while others are answered."""
     return await asyncio.to_thread(work, *args, **kwargs)
+
+
+async def kept(work: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+    """Call what writes to the database in a thread of its kind: where writers wait, readers do not."""
+    return await asyncio.get_running_loop().run_in_executor(WRITING, partial(work, *args, **kwargs))
 
 
 def add_state(app: FastAPI, backend: Backend) -> None:
@@ -64,7 +72,7 @@ def _add_events(app: FastAPI, backend: Backend) -> None:
         """Tell of an event, or of several. They are on disk when this answers; an id that is there is passed over."""
         now = int(time.time() * 1000)
         events = [told.event(now) for told in _several(body)]
-        new = await apart(stored(backend).append, events)
+        new = await kept(stored(backend).append, events)
         return reply(request, live(backend), event_ids=[event.event_id for event in events], new=new)
 
     @app.get("/v1/events", response_model=Events, tags=["events"])
@@ -79,7 +87,7 @@ def _add_events(app: FastAPI, backend: Backend) -> None:
     @app.delete("/v1/events/{event_id:path}", response_model=Removed, tags=["events"])
     async def delete_event(request: Request, event_id: str) -> Response:
         """Forget an event."""
-        gone = await apart(stored(backend).remove_event, event_id)
+        gone = await kept(stored(backend).remove_event, event_id)
         _require(gone, f"no event '{event_id}' is in the log.")
         return reply(request, live(backend), removed={"events": gone})
 
@@ -91,7 +99,7 @@ def _add_items(app: FastAPI, backend: Backend) -> None:
     ) -> Response:
         """Keep an item, or several, in place of those with their keys."""
         items = [told.stored() for told in _several(body)]
-        await apart(stored(backend).put_items, items)
+        await kept(stored(backend).put_items, items)
         return reply(request, live(backend), kept=len(items))
 
     @app.get("/v1/items", response_model=ItemsPage, tags=["items"])
@@ -116,7 +124,7 @@ def _add_items(app: FastAPI, backend: Backend) -> None:
     @app.patch("/v1/items/{item:path}", response_model=ItemAnswer, tags=["items"])
     async def patch_item(request: Request, item: str, body: ItemPatch) -> Response:
         """Change some attributes of an item."""
-        changed = await apart(stored(backend).change_item, item, body.model_dump(exclude_unset=True))
+        changed = await kept(stored(backend).change_item, item, body.model_dump(exclude_unset=True))
         _require(changed, f"no item '{item}' is in the catalogue.")
         engine = live(backend)
         return reply(request, engine, **view(engine.item(item)))
@@ -124,7 +132,7 @@ def _add_items(app: FastAPI, backend: Backend) -> None:
     @app.delete("/v1/items/{item:path}", response_model=Removed, tags=["items"])
     async def delete_item(request: Request, item: str) -> Response:
         """Take an item out of the catalogue, so that nobody is recommended it. Events on it stay."""
-        gone = await apart(stored(backend).remove_item, item, request.state.actor)
+        gone = await kept(stored(backend).remove_item, item, request.state.actor)
         _require(gone, f"no item '{item}' is in the catalogue.")
         return reply(request, live(backend), removed={"items": int(gone)})
 
@@ -136,7 +144,7 @@ def _add_users(app: FastAPI, backend: Backend) -> None:
     ) -> Response:
         """Keep what is told of a user, or of several, in place of what was."""
         users = [told.stored() for told in _several(body)]
-        await apart(stored(backend).put_users, users)
+        await kept(stored(backend).put_users, users)
         return reply(request, live(backend), kept=len(users))
 
     @app.get("/v1/users", response_model=UsersPage, tags=["users"])
@@ -157,21 +165,21 @@ def _add_users(app: FastAPI, backend: Backend) -> None:
     @app.patch("/v1/users/{user:path}", response_model=UserAnswer, tags=["users"])
     async def patch_user(request: Request, user: str, body: UserPatch) -> Response:
         """Change some of what is told of a user."""
-        changed = await apart(stored(backend).users.change, user, body.model_dump(exclude_unset=True))
+        changed = await kept(stored(backend).users.change, user, body.model_dump(exclude_unset=True))
         _require(changed, f"no user '{user}' is known.")
         return await get_user(request, user)
 
     @app.delete("/v1/users/{user:path}", response_model=Removed, tags=["users"])
     async def delete_user(request: Request, user: str) -> Response:
         """Forget a user and everything they did."""
-        gone = await apart(stored(backend).erase_user, user, request.state.actor)
+        gone = await kept(stored(backend).erase_user, user, request.state.actor)
         _require(any(gone.values()), f"no user '{user}' is known.")
         return reply(request, live(backend), removed=gone)
 
 
 def told_event(event: Event) -> dict[str, Any]:
     """An event as it goes over HTTP."""
-    return {name: value for name, value in asdict(event).items() if name != "replaces"}
+    return asdict(event)
 
 
 def view(item: Item) -> dict[str, Any]:

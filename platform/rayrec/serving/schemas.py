@@ -20,6 +20,7 @@ MAX_SESSION = 1000
 MAX_COLUMNS = 1000
 MAX_NAMED = 1000
 MAX_KEY = 1024
+MAX_VALUE = 1e15
 MAX_TEXT = 10_000
 MAX_CATEGORIES = 1000
 MAX_LABELS = 100_000
@@ -65,8 +66,14 @@ def _is_text(text: str) -> bool:
     return True
 
 
+def _short(text: str) -> str:
+    if len(text.encode()) > MAX_KEY:
+        raise ValueError(f"must not be longer than {MAX_KEY:,} bytes in UTF-8")
+    return text
+
+
 def _labels(given: JsonValue) -> JsonValue:
-    written = json.dumps(given, ensure_ascii=False)
+    written = json.dumps(given, ensure_ascii=False, allow_nan=False)
     if len(written) > MAX_LABELS:
         raise ValueError(f"must not be longer than {MAX_LABELS:,} characters as JSON")
     if "\\u0000" in written or not _is_text(written):
@@ -75,7 +82,8 @@ def _labels(given: JsonValue) -> JsonValue:
 
 
 Text = Annotated[str, AfterValidator(_text)]
-Key = Annotated[Text, Field(min_length=1, max_length=MAX_KEY)]
+Key = Annotated[Text, AfterValidator(_short), Field(min_length=1, max_length=MAX_KEY)]
+Value = Annotated[float, Field(ge=-MAX_VALUE, le=MAX_VALUE, allow_inf_nan=False)]
 Labels = Annotated[dict[str, JsonValue] | list[JsonValue] | None, AfterValidator(_labels)]
 
 
@@ -217,9 +225,12 @@ class EventIn(BaseModel):
         DEFAULT_TYPE, description="Such as `view`; by default what events of logs without types have."
     )
     timestamp: Moment | None = Field(None, description="ISO 8601, or milliseconds since the epoch; by default now.")
-    value: Annotated[float, Field(allow_inf_nan=False)] | None = Field(None, description="Such as a rating.")
+    value: Value | None = Field(None, description="Such as a rating.")
     context: Labels = Field(None, description="What else was known of the moment, by column of the log.")
     comment: Annotated[Text, Field(max_length=MAX_TEXT)] = ""
+    replaces: bool = Field(
+        False, description="It takes the place of the user's events of this type on this item, in Gorse's feedback."
+    )
 
     def event(self, now: int) -> Event:
         """As it is kept."""
@@ -239,6 +250,7 @@ class EventView(BaseModel):
     value: float | None
     context: JsonValue
     comment: str
+    replaces: bool
 
 
 class ItemIn(BaseModel):
@@ -364,7 +376,8 @@ class Kept(Envelope):
 class Imported(Envelope):
     """All rows are on disk."""
 
-    kept: int = Field(description="How many rows there were.")
+    rows: int = Field(description="How many there were.")
+    new: int | None = Field(description="How many events were not there before; null of items and users.")
 
 
 class Removed(Envelope):

@@ -39,7 +39,7 @@ def serving(storage: Storage, release: str, settings: Serving) -> Iterator[str]:
     for role in pinned.content["models"]:
         # Checked here as well: a replica that cannot load would be started again and again.
         pinned.bundle(role)
-    _require_keys(settings, pinned.content["name"])
+    require_keys(settings, pinned.content["name"])
     _require_room(settings)
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     quiet = LoggingConfig(log_level="WARNING", enable_access_log=False)
@@ -74,8 +74,12 @@ def has_keys(settings: Serving, name: str) -> bool:
         return StoredKeys(database).ring().required
 
 
-def _require_keys(settings: Serving, name: str) -> None:
-    """Refuse to let everybody in."""
+def require_keys(settings: Serving, name: str) -> None:
+    """Refuse to let everybody in.
+
+    Raises:
+        RecipeError: Others than this machine could reach the endpoint, and there are no API keys.
+    """
     try:
         local = settings.host == "localhost" or ipaddress.ip_address(settings.host).is_loopback
     except ValueError:
@@ -83,7 +87,7 @@ def _require_keys(settings: Serving, name: str) -> None:
     if not local and not has_keys(settings, name):
         raise RecipeError(
             f"serving.host = {settings.host}: other machines could read and write without an API key. "
-            f"Make one with `rayrec keys create {name} --scope read`, or listen on 127.0.0.1."
+            f"Make one with `rayrec keys create {name} --scope read --scope write`, or listen on 127.0.0.1."
         )
 
 

@@ -229,7 +229,8 @@ class Items:
         wanted = {*categories}
         return {
             key
-            for key, item in self._items.items()
+            # Of a copy: others write meanwhile.
+            for key, item in [*self._items.items()]
             if (not wanted or not wanted.isdisjoint(item.categories))
             and all(item.has(name, value) for name, value in labels)
         }
@@ -239,7 +240,7 @@ class Items:
         version, found = self._newest
         if version != self.version:
             version = self.version
-            dated = [item for item in self._items.values() if item.timestamp is not None and not item.hidden]
+            dated = [item for item in [*self._items.values()] if item.timestamp is not None and not item.hidden]
             found = sorted(dated, key=lambda item: (-(item.timestamp or 0), item.item))
             self._newest = version, found
         return found

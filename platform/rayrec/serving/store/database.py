@@ -71,6 +71,7 @@ class Database:
         self.url = _checked(url)
         self._engine = _engine(self.url)
         self._away_until = 0.0
+        self._closed = False
         self._waiting: queue.Queue[_Write | None] = queue.Queue(MOST_WAITING)
         with _told(), self._engine.connect().execution_options(writes=True) as connection, connection.begin():
             migrate(connection)
@@ -102,6 +103,8 @@ class Database:
             Exception: What ``work`` raises; then nothing of it is kept.
         """
         outcome: Future[Result] = Future()
+        if self._closed:
+            raise UnavailableError(AWAY)
         try:
             self._waiting.put_nowait(_Write(work, outcome))
         except queue.Full as error:
@@ -118,6 +121,7 @@ class Database:
 
     def close(self) -> None:
         """End, after what waits has been written."""
+        self._closed = True
         self._waiting.put(None)
         self._writer.join()
         self._engine.dispose()
@@ -182,7 +186,14 @@ def _told() -> Iterator[None]:
 
 
 def _is_away(error: DBAPIError) -> bool:
-    """Whether it is the database that fails, not the statement. SQLite says so of files, locks and full disks."""
+    """Whether it is the database that fails, not the statement.
+
+    SQLite's operational errors are of files, locks and full disks. PostgreSQL's have a state: there is none, or one of
+    these classes, when the connection, the server or its resources are at fault.
+    """
+    state = getattr(error.orig, "sqlstate", None)
+    if state is not None:
+        return str(state).startswith(("08", "53", "57", "58"))
     return isinstance(error, sa.exc.OperationalError | sa.exc.InterfaceError)
 
 
@@ -190,14 +201,15 @@ def _checked(url: str) -> sa.URL:
     try:
         parsed = sa.make_url(url)
         backend = parsed.get_backend_name()
-    except SQLAlchemyError as error:
-        raise RecipeError(f"serving.state: that is no URL of a database. {KNOWN}") from error
+    except (SQLAlchemyError, ValueError):
+        # Without its cause, which may show a part of the password.
+        raise RecipeError(f"serving.state: that is no URL of a database. {KNOWN}") from None
     if backend not in ("sqlite", "postgresql"):
         raise RecipeError(f"serving.state: {backend} is not supported. {KNOWN}")
-    if backend == "sqlite" and not Path(parsed.database or "").is_absolute():
-        raise RecipeError(
-            f"serving.state: replicas run in folders of their own, so the file needs its whole path. {KNOWN}"
-        )
+    if backend == "sqlite":
+        if parsed.query or not Path(parsed.database or "").is_absolute():
+            raise RecipeError(f"serving.state: a file needs its whole path, since replicas run elsewhere. {KNOWN}")
+        return parsed.set(drivername="sqlite")
     if backend == "postgresql" and "+" not in parsed.drivername:
         return parsed.set(drivername="postgresql+psycopg")
     return parsed

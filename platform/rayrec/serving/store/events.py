@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -32,9 +33,9 @@ class StoredEvents:
 
     database: Database
 
-    def append(self, events: Sequence[Event]) -> int:
-        """See `EventLog`. Users and items that nobody has told of yet are taken in with them."""
-        return self.database.write(lambda connection: append(connection, events))
+    def append(self, events: Sequence[Event], with_items: bool = False) -> int:
+        """See `EventLog`. Users that nobody has told of yet are taken in, and if so asked items, too."""
+        return self.database.write(lambda connection: append(connection, events, with_items))
 
     def page(self, after: int, count: int, *, user: str | None = None, item: str | None = None) -> list[Any]:
         """See `EventLog`."""
@@ -106,9 +107,13 @@ class StoredEvents:
         return self.database.read(read)
 
     def most_users(self, since: int, count: int) -> list[tuple[str, int]]:
-        """Items that most users did something with since a time in milliseconds, with how many they were."""
+        """Items of the catalogue that most users did something with since a time in milliseconds, with how many.
+
+        Hidden ones are left out.
+        """
         users = sa.func.count(EVENTS.c.user.distinct())
-        query = sa.select(EVENTS.c.item, users).where(EVENTS.c.timestamp >= since).group_by(EVENTS.c.item)
+        offered = sa.exists().where(ITEMS.c.item == EVENTS.c.item, ITEMS.c.hidden.is_(False))
+        query = sa.select(EVENTS.c.item, users).where(EVENTS.c.timestamp >= since, offered).group_by(EVENTS.c.item)
         query = query.order_by(users.desc(), EVENTS.c.item).limit(count)
         return self.database.read(lambda connection: [(row[0], row[1]) for row in connection.execute(query)])
 
@@ -153,11 +158,12 @@ def taken_together(events: Iterable[Event]) -> list[Feedback]:
     return [*found.values()]
 
 
-def append(connection: sa.Connection, events: Sequence[Event]) -> int:
+def append(connection: sa.Connection, events: Sequence[Event], with_items: bool) -> int:
     """Add events in a transaction. Returns how many are new."""
     if not events:
         return 0
-    introduce(connection, ITEMS, {event.item for event in events})
+    if with_items:
+        introduce(connection, ITEMS, {event.item for event in events})
     introduce(connection, USERS, {event.user for event in events})
     # Not every driver counts the rows of many statements.
     insert = unless_there(connection, EVENTS).returning(EVENTS.c.position)
@@ -186,7 +192,8 @@ def note(connection: sa.Connection, kind: str, keys: Sequence[str] | None) -> No
     """Have replicas read ``item`` or ``user`` keys anew; None: all of them, as of many keys."""
     rows: list[str | None] = [None] if keys is None or len(keys) > MOST_NOTED else [*keys]
     if rows:
-        connection.execute(sa.insert(CHANGES), [{"kind": kind, "key": key} for key in rows])
+        now = int(time.time() * 1000)
+        connection.execute(sa.insert(CHANGES), [{"kind": kind, "key": key, "at": now} for key in rows])
 
 
 def unless_there(connection: sa.Connection, table: sa.Table) -> Any:
@@ -194,10 +201,11 @@ def unless_there(connection: sa.Connection, table: sa.Table) -> Any:
     return _insert(connection, table).on_conflict_do_nothing()
 
 
-def in_place(connection: sa.Connection, table: sa.Table) -> Any:
-    """An INSERT that writes over rows whose primary key is there."""
+def in_place(connection: sa.Connection, table: sa.Table, keep: Collection[str] = ()) -> Any:
+    """An INSERT that writes over rows whose primary key is there, but for some columns."""
     insert = _insert(connection, table)
-    others = {column.name: insert.excluded[column.name] for column in table.c if not column.primary_key}
+    names = [column.name for column in table.c if not column.primary_key and column.name not in keep]
+    others = {name: insert.excluded[name] for name in names}
     return insert.on_conflict_do_update(index_elements=[*table.primary_key.columns], set_=others)
 
 

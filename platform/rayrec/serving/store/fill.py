@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import islice
@@ -17,7 +17,7 @@ from rayrec.data.segments import ordered
 from rayrec.serving.state import Items, User
 from rayrec.serving.store.database import Database
 from rayrec.serving.store.events import note, unless_there
-from rayrec.serving.store.keys import ITEM_REMOVED, USER_ERASED, hashed
+from rayrec.serving.store.keys import ITEM_REMOVED, USER_ERASED, fingerprint_with, salt_of
 from rayrec.serving.store.tables import AUDIT, EVENTS, FILLED, ITEMS, USERS
 
 ROWS_AT_ONCE = 20_000
@@ -32,15 +32,14 @@ def fill(database: Database, dataset: Dataset) -> int:
     What was cut off is finished by the next call.
     """
     done = database.read(lambda connection: _filled(connection, dataset.name))
-    gone = database.read(_Gone.of)
     parts = [part for part in dataset.manifest["events"] if part["sha256"] not in done]
     tables = dataset.digest
     if tables not in done:
-        _fill_tables(database, dataset, gone)
+        _fill_tables(database, dataset)
         _mark(database, dataset.name, tables)
     added = 0
     for part in parts:
-        added += _fill_events(database, dataset, part, gone)
+        added += _fill_events(database, dataset, part)
         _mark(database, dataset.name, part["sha256"])
     if added:
         # Whoever reads meanwhile has read some users' histories half.
@@ -64,52 +63,53 @@ class _Gone:
     Attributes:
         users: When each was erased, in milliseconds since the epoch, by the fingerprint of their key.
         items: Keys.
+        salt: What fingerprints are made with.
     """
 
     users: Mapping[str, int]
     items: Set[str]
+    salt: bytes
 
     @classmethod
     def of(cls, connection: sa.Connection) -> _Gone:
         """What the audit log says."""
         rows = connection.execute(sa.select(AUDIT.c.action, AUDIT.c.subject, AUDIT.c.at)).all()
         users = {row.subject: row.at for row in rows if row.action == USER_ERASED}
-        return cls(users, {row.subject for row in rows if row.action == ITEM_REMOVED})
+        return cls(users, {row.subject for row in rows if row.action == ITEM_REMOVED}, salt_of(connection))
 
-    def erased(self, users: Sequence[str | None]) -> dict[int, int]:
-        """When each of the users that were erased was, by their place."""
-        if not self.users:
-            return {}
-        named = ((place, self.users.get(hashed(user))) for place, user in enumerate(users) if user is not None)
-        return {place: at for place, at in named if at is not None}
+    def kept(self, rows: list[Json]) -> list[Json]:
+        """Rows of items, users or events without what was to be forgotten."""
+        users = {row["user"] for row in rows if "user" in row} if self.users else set()
+        marks = ((user, fingerprint_with(self.salt, user)) for user in users)
+        erased = {user: self.users[mark] for user, mark in marks if mark in self.users}
+        return [row for row in rows if not self._is_gone(row, erased)]
+
+    def _is_gone(self, row: Json, erased: Mapping[str, int]) -> bool:
+        if "user" not in row:
+            return row["item"] in self.items
+        at = erased.get(row["user"])
+        return at is not None and row.get("timestamp", at) <= at
 
 
-def _fill_tables(database: Database, dataset: Dataset, gone: _Gone) -> None:
-    keys = dataset.vocabulary("user")["key"].to_pylist()
-    erased = gone.erased(keys)
-    users = (asdict(User(key)) for place, key in enumerate(keys) if key is not None and place not in erased)
-    listed = (item for item in Items.of(dataset).all() if item.item not in gone.items)
-    items = ({**asdict(item), "categories": list(item.categories)} for item in listed)
+def _fill_tables(database: Database, dataset: Dataset) -> None:
+    users = (asdict(User(key)) for key in dataset.vocabulary("user")["key"].to_pylist() if key is not None)
+    items = ({**asdict(item), "categories": list(item.categories)} for item in Items.of(dataset).all())
     for table, rows in ((USERS, users), (ITEMS, items)):
         for some in _some(rows):
             database.write(partial(_insert, table, some))
     database.write(lambda connection: note(connection, "item", None))
 
 
-def _fill_events(database: Database, dataset: Dataset, part: Json, gone: _Gone) -> int:
+def _fill_events(database: Database, dataset: Dataset, part: Json) -> int:
     columns = ["event_id", "user", "item", "type", "timestamp", "value"]
     log = ordered(read_part(dataset.storage, part, columns), dataset.ranks)
     keys = {name: [None, *dataset.vocabulary(name)["key"].to_pylist()] for name in ("user", "item")}
-    return sum(
-        database.write(partial(_insert_new, some)) for some in _some(_rows(log, keys, gone.erased(keys["user"])))
-    )
+    return sum(database.write(partial(_insert_new, some)) for some in _some(_rows(log, keys)))
 
 
-def _rows(log: pa.Table, keys: dict[str, list[str | None]], erased: Mapping[int, int]) -> Iterator[Json]:
+def _rows(log: pa.Table, keys: dict[str, list[str | None]]) -> Iterator[Json]:
     columns = [log[name].to_pylist() for name in ("user", "item", "type", "timestamp", "value")]
     for user, item, kind, timestamp, value in zip(*columns, strict=True):
-        if user in erased and timestamp <= erased[user]:
-            continue
         yield {
             "event_id": uuid.uuid4().hex,
             "user": keys["user"][user],
@@ -121,7 +121,9 @@ def _rows(log: pa.Table, keys: dict[str, list[str | None]], erased: Mapping[int,
 
 
 def _insert(table: sa.Table, rows: list[Json], connection: sa.Connection) -> None:
-    connection.execute(unless_there(connection, table), rows)
+    # Looked up in the same transaction: who is erased meanwhile waits for it, and takes what it wrote.
+    if left := _Gone.of(connection).kept(rows):
+        connection.execute(unless_there(connection, table), left)
 
 
 def _insert_new(rows: list[Json], connection: sa.Connection) -> int:
@@ -130,7 +132,8 @@ def _insert_new(rows: list[Json], connection: sa.Connection) -> int:
     same = sa.and_(*(EVENTS.c[name] == given[name] for name in ("user", "timestamp", "item", "type")))
     row = sa.select(*given.values()).where(~sa.exists().where(same))
     insert = unless_there(connection, EVENTS).from_select([*given], row, include_defaults=False)
-    return connection.execute(insert, rows).rowcount
+    left = _Gone.of(connection).kept(rows)
+    return connection.execute(insert, left).rowcount if left else 0
 
 
 _GIVEN = ("event_id", "user", "item", "type", "timestamp", "value")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +17,9 @@ from rayrec.serving.store.tables import CHANGES, EVENTS
 _LOG = logging.getLogger("rayrec.serving")
 
 POLL_SECONDS = 0.25
+LATE_SECONDS = 300
+"""Whoever could not look for so long reads everything anew."""
+FORGET_SECONDS = 600
 MOST_AT_ONCE = 10_000
 
 
@@ -47,6 +51,7 @@ class Follower:
         self._tell = tell
         self._seen = database.read(_newest)
         self._looking = threading.Lock()
+        self._looked = self._tidied = time.monotonic()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="follower", daemon=True)
 
@@ -67,6 +72,7 @@ class Follower:
         while not self._ended.wait(POLL_SECONDS):
             try:
                 self._look()
+                self._tidy()
             except UnavailableError:
                 # It is asked again; what was written meanwhile is told then.
                 continue
@@ -75,8 +81,21 @@ class Follower:
 
     def _look(self) -> None:
         with self._looking:
+            if time.monotonic() > self._looked + LATE_SECONDS:
+                newest = self._database.read(_newest)
+                self._tell(Changed(None, None, True))
+                self._seen = newest
             while self._tell_some():
                 pass
+            self._looked = time.monotonic()
+
+    def _tidy(self) -> None:
+        """Now and then, remove what everybody has heard of or is too late for."""
+        if time.monotonic() < self._tidied + LATE_SECONDS:
+            return
+        old = CHANGES.c.at < (time.time() - FORGET_SECONDS) * 1000
+        self._database.write(lambda connection: connection.execute(sa.delete(CHANGES).where(old)))
+        self._tidied = time.monotonic()
 
     def _tell_some(self) -> bool:
         """Tell of what has changed. Returns whether there may be more."""

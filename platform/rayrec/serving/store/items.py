@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -28,9 +28,13 @@ class StoredItems:
 
     database: Database
 
-    def put(self, items: Sequence[Item]) -> None:
-        """Keep items, in place of those with their keys."""
-        self.database.write(lambda connection: _put(connection, items))
+    def put(self, items: Sequence[Item], keep: Collection[str] = ()) -> None:
+        """Keep items, in place of those with their keys, but for the attributes to ``keep`` of these."""
+        self.database.write(lambda connection: _put(connection, items, keep))
+
+    def categorise(self, key: str, more: Sequence[str], fewer: Collection[str]) -> bool:
+        """Add categories to an item, and take others away. Returns whether there is one."""
+        return self.database.write(lambda connection: _categorise(connection, key, more, fewer))
 
     def change(self, key: str, values: Mapping[str, Any]) -> bool:
         """Change some attributes of an item. Returns whether there is one."""
@@ -68,10 +72,18 @@ class StoredItems:
         return self.database.read(lambda connection: [_item(row) for row in connection.execute(query)])
 
 
-def _put(connection: sa.Connection, items: Sequence[Item]) -> None:
+def _categorise(connection: sa.Connection, key: str, more: Sequence[str], fewer: Collection[str]) -> bool:
+    found = connection.execute(sa.select(ITEMS.c.categories).where(ITEMS.c.item == key)).scalar()
+    if found is None:
+        return False
+    wanted = [name for name in dict.fromkeys([*found, *more]) if name not in fewer]
+    return _change(connection, key, {"categories": wanted})
+
+
+def _put(connection: sa.Connection, items: Sequence[Item], keep: Collection[str]) -> None:
     if not items:
         return
-    insert = in_place(connection, ITEMS)
+    insert = in_place(connection, ITEMS, keep)
     # The last of several with one key.
     rows = {item.item: {**asdict(item), "categories": list(item.categories)} for item in items}
     connection.execute(insert, [*rows.values()])

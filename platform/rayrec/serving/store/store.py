@@ -73,10 +73,10 @@ class Store:
         fill(self.database, dataset)
         self._follower.catch_up()
 
-    def append(self, events: Sequence[Event]) -> int:
-        """See `EventLog`."""
-        new = self.events.append(events)
-        unknown = {event.item for event in events if self.catalog.item(event.item) is None}
+    def append(self, events: Sequence[Event], with_items: bool = False) -> int:
+        """See `EventLog`. Items that are not in the catalogue come into it only if so asked."""
+        new = self.events.append(events, with_items)
+        unknown = {event.item for event in events if with_items and self.catalog.item(event.item) is None}
         self._heard(Changed({event.user for event in events}, unknown))
         return new
 
@@ -93,10 +93,16 @@ class Store:
         self._heard(Changed({user}))
         return len(feedback)
 
-    def put_items(self, items: Sequence[Item]) -> None:
-        """Keep items, in place of those with their keys."""
-        self.items.put(items)
+    def put_items(self, items: Sequence[Item], keep: Collection[str] = ()) -> None:
+        """Keep items, in place of those with their keys, but for the attributes to ``keep`` of these."""
+        self.items.put(items, keep)
         self._heard(Changed(items={item.item for item in items}))
+
+    def categorise(self, key: str, more: Sequence[str] = (), fewer: Collection[str] = ()) -> bool:
+        """Add categories to an item, and take others away. Returns whether there is one."""
+        there = self.items.categorise(key, more, fewer)
+        self._heard(Changed(items={key}))
+        return there
 
     def change_item(self, key: str, values: Mapping[str, Any]) -> bool:
         """Change some attributes of an item. Returns whether there is one."""

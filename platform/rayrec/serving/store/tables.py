@@ -61,9 +61,13 @@ CHANGES = sa.Table(
     sa.Column("position", NUMBER, primary_key=True),
     sa.Column("kind", sa.Text, nullable=False),
     sa.Column("key", sa.Text),
+    sa.Column("at", sa.BigInteger, nullable=False),
     sqlite_autoincrement=True,
 )
-"""What replicas must read anew, besides the histories of new events: an ``item`` or a ``user``; without a key, all."""
+"""What replicas must read anew, besides the histories of new events: an ``item`` or a ``user``; without a key, all.
+
+It is forgotten after a few minutes (`rayrec.serving.store.follower`): users who were erased stand here, too.
+"""
 
 FILLED = sa.Table(
     "filled",
@@ -97,3 +101,6 @@ AUDIT = sa.Table(
     sqlite_autoincrement=True,
 )
 """Who did what that cannot be undone. The ``subject`` of an erasure is a fingerprint: the user is to be forgotten."""
+
+SALT = sa.Table("salt", METADATA, sa.Column("value", sa.LargeBinary, primary_key=True))
+"""One row: what fingerprints of erased users are made with, so that nobody can look them up elsewhere."""

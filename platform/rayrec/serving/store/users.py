@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from rayrec.serving.state import User
 from rayrec.serving.store.database import Database
 from rayrec.serving.store.events import in_place, note, remove
-from rayrec.serving.store.keys import USER_ERASED, hashed, recorded
+from rayrec.serving.store.keys import USER_ERASED, fingerprint, recorded
 from rayrec.serving.store.tables import EVENTS, USERS
 
 
@@ -28,8 +28,13 @@ class StoredUsers:
     def put(self, users: Sequence[User]) -> None:
         """Keep users, in place of those with their keys."""
         rows = {user.user: asdict(user) for user in users}
+
+        def write(connection: sa.Connection) -> None:
+            connection.execute(in_place(connection, USERS), [*rows.values()])
+            note(connection, "user", [*rows])
+
         if rows:
-            self.database.write(lambda connection: connection.execute(in_place(connection, USERS), [*rows.values()]))
+            self.database.write(write)
 
     def change(self, key: str, values: Mapping[str, Any]) -> bool:
         """Change some attributes of a user. Returns whether there is one."""
@@ -60,5 +65,5 @@ def _erase(connection: sa.Connection, key: str, actor: str) -> dict[str, int]:
     if users and not events:
         note(connection, "user", [key])
     if users or events:
-        recorded(connection, actor, USER_ERASED, hashed(key))
+        recorded(connection, actor, USER_ERASED, fingerprint(connection, key))
     return {"events": events, "users": users}

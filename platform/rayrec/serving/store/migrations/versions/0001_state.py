@@ -51,6 +51,7 @@ def upgrade() -> None:
         sa.Column("position", NUMBER, primary_key=True),
         sa.Column("kind", sa.Text, nullable=False),
         sa.Column("key", sa.Text),
+        sa.Column("at", sa.BigInteger, nullable=False),
         sqlite_autoincrement=True,
     )
     op.create_table(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import secrets
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -32,3 +34,5 @@ def upgrade() -> None:
         sa.Column("subject", sa.Text, nullable=False),
         sqlite_autoincrement=True,
     )
+    salt = op.create_table("salt", sa.Column("value", sa.LargeBinary, primary_key=True))
+    op.bulk_insert(salt, [{"value": secrets.token_bytes(32)}])
