@@ -39,23 +39,23 @@ from rayrec.training.world import World
 
 # Enough to be clearly above popularity; their full length is in benchmarks/quality.py.
 SHORT = {
-    "sasrec": ["model.dim=32", "model.max_length=50", "training.epochs=8", "training.learning_rate=0.005"],
+    "sasrec": ["model.dim=32", "model.max_length=30", "training.epochs=8", "training.learning_rate=0.005"],
     "bert4rec": [
-        *("model.dim=32", "model.max_length=50", "model.mask=0.4", "model.dropout=0.1"),
+        *("model.dim=32", "model.max_length=30", "model.mask=0.4", "model.dropout=0.1"),
         *("training.epochs=12", "training.learning_rate=0.005"),
     ],
-    "esasrec": ["model.dim=32", "model.max_length=50", "training.epochs=5", "training.learning_rate=0.005"],
-    "hstu": ["model.dim=32", "model.max_length=50", "training.epochs=4", "training.learning_rate=0.005"],
+    "esasrec": ["model.dim=32", "model.max_length=30", "training.epochs=5", "training.learning_rate=0.005"],
+    "hstu": ["model.dim=32", "model.max_length=30", "training.epochs=4", "training.learning_rate=0.005"],
     "hstu-ensemble": [
-        *("model.dim=16", "model.blocks=1", "model.max_length=50"),
+        *("model.dim=16", "model.blocks=1", "model.max_length=30"),
         *("training.epochs=4", "training.learning_rate=0.005"),
     ],
     "bpr": ["training.epochs=6"],
-    "caser": ["model.dim=32", "model.max_length=50", "training.epochs=4", "training.learning_rate=0.005"],
-    "gru4rec": ["model.dim=32", "model.max_length=50", "training.epochs=4", "training.learning_rate=0.005"],
+    "caser": ["model.dim=32", "model.max_length=30", "training.epochs=4", "training.learning_rate=0.005"],
+    "gru4rec": ["model.dim=32", "model.max_length=30", "training.epochs=4", "training.learning_rate=0.005"],
     "item2vec": ["training.epochs=6", "training.learning_rate=0.005"],
     "lightgcn": ["training.epochs=8", "training.batch_size=4096", "training.learning_rate=0.02"],
-    "two-tower": ["model.max_length=50", "training.epochs=4", "training.learning_rate=0.005"],
+    "two-tower": ["model.max_length=30", "training.epochs=4", "training.learning_rate=0.005"],
 }
 
 

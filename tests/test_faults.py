@@ -18,7 +18,7 @@ from tests.recipes import write_log, write_recipe
 
 from rayrec.artifacts import Storage
 
-EPOCHS = 18
+EPOCHS = 12
 MODEL = {"name": "sasrec", "dim": 16, "blocks": 1, "max_length": 10, "dropout": 0.2}
 # Each epoch has 15 steps: checkpoints are written in the middle and at the end.
 TRAINING = {"epochs": EPOCHS, "batch_size": 4, "checkpoint_steps": 8, "patience": EPOCHS, "gpus": "no", "threads": 1}
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.slow
 def nodes(tmp_path_factory: pytest.TempPathFactory, object_store: dict[str, str]) -> Iterator[Nodes]:
     """Three nodes that share an object store, and nothing else."""
     # A worker that hangs is waited for so long.
-    settings = {"RAYREC_STORAGE": "s3://rayrec/faults", "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "10"}
+    settings = {"RAYREC_STORAGE": "s3://rayrec/faults", "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "7"}
     with Nodes(tmp_path_factory.mktemp("nodes"), **settings, **object_store) as started:
         yield started
 
@@ -140,8 +140,8 @@ def test_a_worker_that_hangs_is_one_message(nodes: Nodes, recipe: Path, undistur
 
 def test_a_sweep_outlives_its_driver_and_its_nodes(nodes: Nodes, recipe: Path, storage: Storage) -> None:
     space = recipe.with_name("space.yaml")
-    space.write_text("trials: 4\nspace: {training.learning_rate: {log_uniform: [0.001, 0.05]}}")
-    short = ["--set", "training.workers=0", "--set", "training.epochs=6"]
+    space.write_text("trials: 3\nspace: {training.learning_rate: {log_uniform: [0.001, 0.05]}}")
+    short = ["--set", "training.workers=0", "--set", "training.epochs=4"]
     arguments = ["tune", str(recipe), "--space", str(space), *short]
     first = nodes.driver(*arguments)
     first.await_trials(1)
@@ -154,9 +154,9 @@ def test_a_sweep_outlives_its_driver_and_its_nodes(nodes: Nodes, recipe: Path, s
     # What had ended is in the records before it is told.
     assert not set(first.trials) & set(again.trials)
     result = json.loads(again.output[again.output.index("\n{") :])
-    assert [trial["number"] for trial in result["trials"]] == list(range(4))
+    assert [trial["number"] for trial in result["trials"]] == list(range(3))
     assert {trial["state"] for trial in result["trials"]} == {"done"}
-    assert {len(trial["curve"]) for trial in result["trials"]} == {6}
+    assert {len(trial["curve"]) for trial in result["trials"]} == {4}
 
 
 def test_a_storage_that_other_nodes_cannot_reach_is_one_message(nodes: Nodes, recipe: Path) -> None:

@@ -13,7 +13,7 @@ from tests.publishers import latest_version, publish_forever
 
 from rayrec.artifacts import Storage
 
-KILLS, KILLS_ON_S3 = 20, 8
+KILLS, KILLS_ON_S3 = 10, 5
 # Long enough for a few versions on a slow disk, after which nothing new is learned.
 LONGEST_LIFE = 0.4
 
