@@ -372,9 +372,8 @@ def _serve_until_signal(reference: str, settings: Any, quiet: bool) -> None:
     with until_signal() as wait, serving(storage, registered.digest, settings) as url:
         typer.echo(f"serving {registered.name}/{registered.version} at {url}/docs (Ctrl-C ends it)", err=True)
         if not has_keys(settings, registered.name):
-            typer.echo(
-                f"for this machine only: there are no API keys. `rayrec keys create {registered.name}`", err=True
-            )
+            make = f"`rayrec keys create {registered.name}` makes the first one"
+            typer.echo(f"only this machine may ask, without a key; {make}", err=True)
         wait()
         typer.echo("ending: requests under way are finished first", err=True)
 
