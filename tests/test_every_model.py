@@ -107,6 +107,7 @@ def endpoint(engine: Engine) -> Iterator[str]:
             self.engine: Engine | None = engine
             self.store: Store | None = None
             self.refused: str | None = None
+            self.tells_request_id = False
 
         async def answer(self, engine: Engine, query: Query) -> Answer:
             return engine.answer([query])[0]

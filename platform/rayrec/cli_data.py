@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from rayrec.cli_shared import write_page
+from rayrec.cli_shared import StateOption, endpoint_database, write_page
 from rayrec.errors import RecipeError
 
 if TYPE_CHECKING:
+    from rayrec.artifacts import Json
     from rayrec.data.dataset import Dataset
 
 data_app = typer.Typer(help="Public data sets, and data of your own.", no_args_is_help=True)
@@ -92,18 +93,33 @@ def data_report(
 @data_app.command("erase")
 def data_erase(
     name: DatasetArgument,
-    user: Annotated[str, typer.Option("--user", help="The key, as in the logs.")],
+    user: Annotated[str | None, typer.Option("--user", help="The key, as in the logs.")] = None,
+    queued: Annotated[bool, typer.Option("--queued", help="Everybody whom the endpoint was asked to forget.")] = False,
+    state: StateOption = None,
 ) -> None:
-    """Forget a user: rewrite what holds them, in every version. Prints the receipt as JSON."""
+    """Forget users: rewrite what holds them, in every version. Prints the receipt as JSON; of `--queued` a list."""
     from rayrec.artifacts import Storage
     from rayrec.data.erasure import erase_user
 
-    receipt = erase_user(Storage.open(), name, user)
-    sys.stdout.write(json.dumps(receipt, indent=1) + "\n")
+    if queued == (user is not None):
+        raise RecipeError("give either --user KEY or --queued.")
+    receipts = _carried_out(name, state) if user is None else erase_user(Storage.open(), name, user)
+    sys.stdout.write(json.dumps(receipts, indent=1) + "\n")
     typer.echo(
         "the logs themselves, backups and the models trained before are not changed: see `left` in the receipt",
         err=True,
     )
+
+
+def _carried_out(name: str, state: str | None) -> list[Json]:
+    """Receipts of what an endpoint has queued, each kept in its database as soon as it is there."""
+    from dataclasses import asdict
+
+    from rayrec.artifacts import Storage
+    from rayrec.serving.forgetting import carry_out
+
+    with endpoint_database(name, state) as database:
+        return [asdict(erasure) for erasure in carry_out(Storage.open(), name, database)]
 
 
 def _dataset(name: str) -> Dataset:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rayrec.cli_shared import JsonOption, print_json
+from rayrec.cli_shared import JsonOption, StateOption, endpoint_database, print_json
 from rayrec.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -19,9 +19,6 @@ keys_app = typer.Typer(help="API keys of an endpoint: who may ask it what.", no_
 
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The recommender: the recipe's name.")]
 KeyArgument = Annotated[str, typer.Argument(metavar="KEY", help="The key's id, as `list` shows it.")]
-StateOption = Annotated[
-    str | None, typer.Option("--state", help="URL of the endpoint's database; by default that of serving.state.")
-]
 SCOPES = "read: ask. write: tell of events, items and users. admin: erase users."
 
 
@@ -99,24 +96,10 @@ def audit(name: NameArgument, state: StateOption = None, as_json: JsonOption = F
 @contextmanager
 def _keys(name: str, state: str | None) -> Iterator[StoredKeys]:
     """The keys of an endpoint, in its database."""
-    from rayrec.serving.store.database import Database
     from rayrec.serving.store.keys import StoredKeys
-    from rayrec.serving.store.store import state_url
 
-    with closing(Database(state_url(state or _state_of(name), name))) as database:
+    with endpoint_database(name, state) as database:
         yield StoredKeys(database)
-
-
-def _state_of(name: str) -> str | None:
-    """Where the champion, or else the newest Release, of a recommender keeps its events."""
-    from rayrec.artifacts import Storage
-    from rayrec.inference.release import open_release
-    from rayrec.tracking import find_release
-
-    registered = find_release(name)
-    content = open_release(Storage.open(registered.storage), registered.digest).content
-    state: str | None = content["serving"].get("state")
-    return state
 
 
 def _day(milliseconds: int) -> str:

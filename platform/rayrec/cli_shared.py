@@ -7,7 +7,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, redirect_stdout
+from contextlib import ExitStack, closing, contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TextIO
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rayrec.artifacts import Json, Storage
     from rayrec.recipe import Recipe
     from rayrec.recipe_data import TableSource
+    from rayrec.serving.store.database import Database
 
     Files = Sequence[tuple[str, TableSource | None]]
 
@@ -30,6 +31,9 @@ DataOption = Annotated[str | None, typer.Option("--data", help="`simulated` repl
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, all else on stderr.")]
 VerboseOption = Annotated[bool, typer.Option("--verbose", help="Show what the workers print.")]
 AppendOption = Annotated[bool, typer.Option("--append", help="Only add new files to the Dataset, where there is one.")]
+StateOption = Annotated[
+    str | None, typer.Option("--state", help="URL of the endpoint's database; by default that of serving.state.")
+]
 ResumeOption = Annotated[
     bool, typer.Option("--resume/--no-resume", help="Go on from the checkpoints of an interrupted training.")
 ]
@@ -41,6 +45,28 @@ HEAD = 1 << 16
 
 class Terminated(KeyboardInterrupt):
     """SIGTERM, which `ray job stop` and service managers send."""
+
+
+@contextmanager
+def endpoint_database(name: str, state: str | None) -> Iterator[Database]:
+    """The database of a recommender's endpoint, where ``state`` or else its Release says that it is."""
+    from rayrec.serving.store.database import Database
+    from rayrec.serving.store.store import state_url
+
+    with closing(Database(state_url(state or _state_of(name), name))) as database:
+        yield database
+
+
+def _state_of(name: str) -> str | None:
+    """Where the champion, or else the newest Release, of a recommender keeps its events."""
+    from rayrec.artifacts import Storage
+    from rayrec.inference.release import open_release
+    from rayrec.tracking import find_release
+
+    registered = find_release(name)
+    content = open_release(Storage.open(registered.storage), registered.digest).content
+    state: str | None = content["serving"].get("state")
+    return state
 
 
 def load(recipe: str, overrides: list[str] | None, data: str | None) -> tuple[Recipe, Storage, Files]:

@@ -125,6 +125,9 @@ class Serving(Section):
         description="URL of the database of events, items and users, such as "
         "postgresql://${USER}:${PASSWORD}@HOST/DATABASE; by default a SQLite file in RAYREC_HOME.",
     )
+    impressions_days: int = Field(
+        30, ge=0, le=3660, description="Days for which the endpoint keeps what it recommended; 0 keeps nothing."
+    )
 
     @model_validator(mode="after")
     def _replicas_in_order(self) -> Serving:

@@ -58,6 +58,7 @@ def filled(tmp_path_factory: pytest.TempPathFactory, filled_file: Path) -> Itera
     path = tmp_path_factory.mktemp("state") / "state.db"
     shutil.copy(filled_file, path)
     store = Store(f"sqlite:///{path}")
+    store.impressions.days = 1
     yield store
     store.close()
 

@@ -155,6 +155,15 @@ def test_keys_are_made_listed_and_revoked_from_the_command_line(store: Store) ->
     assert (refused.exit_code, "read, write, admin" in refused.stderr) == (2, True)
 
 
+def test_the_queue_of_erasures_is_worked_off_from_the_command_line(store: Store) -> None:
+    state = ["--state", store.database.url.render_as_string(hide_password=False)]
+    run = CliRunner().invoke
+    assert json.loads(run(command_line, ["data", "erase", "shop", "--queued", *state]).stdout) == []
+    for wrong in ([], ["--queued", "--user", "u"]):
+        refused = run(command_line, ["data", "erase", "shop", *wrong])
+        assert (refused.exit_code, "--user KEY or --queued" in refused.stderr) == (2, True)
+
+
 def test_without_keys_it_listens_on_this_machine_only(tmp_path: Path) -> None:
     settings = Serving(host="192.0.2.1", state=f"sqlite:///{tmp_path}/state.db")
     with pytest.raises(RecipeError, match="rayrec keys create served"):

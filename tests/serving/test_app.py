@@ -23,6 +23,7 @@ class Direct:
         self.engine = engine
         self.store = store
         self.refused: str | None = None
+        self.tells_request_id = False
         self.failure: Exception | None = None
 
     async def answer(self, engine: Engine, query: Query) -> Answer:

@@ -194,6 +194,56 @@ def test_an_explanation_names_what_the_user_had(client: TestClient) -> None:
     assert client.get("/v1/recommend/nobody?n=1&explain=true").json()["items"][0]["because"] == []
 
 
+def test_what_was_recommended_is_written_down(client: TestClient, filled: Store) -> None:
+    answer = client.get("/v1/recommend/u4?n=3&offset=2", headers={"x-request-id": "shown-1"}).json()
+    client.post("/v1/session/recommend", json={"items": ["i3"], "n": 2}, headers={"x-request-id": "shown-2"})
+    filled.impressions.flush()
+    (shown,) = client.get("/v1/impressions?request_id=shown-1").json()["impressions"]
+    assert (shown["user"], shown["first"], shown["release"]) == ("u4", 3, answer["release"])
+    assert shown["items"] == keys(answer)
+    assert shown["scores"] == [item["score"] for item in answer["items"]]
+    assert (shown["propensities"], shown["source"]) == ([1, 1, 1], "model")
+    (session,) = client.get("/v1/impressions?request_id=shown-2").json()["impressions"]
+    assert (session["user"], len(session["items"])) == (None, 2)
+    assert {one["user"] for one in client.get("/v1/impressions?user=u4").json()["impressions"]} == {"u4"}
+    page = client.get("/v1/impressions?n=1").json()
+    assert client.get(f"/v1/impressions?n=1&cursor={page['cursor']}").json()["impressions"] != page["impressions"]
+    exported = [json.loads(line) for line in client.get("/v1/bulk/impressions").text.splitlines()]
+    assert "shown-2" in [one["request_id"] for one in exported]
+
+
+def test_it_can_be_told_how_an_answer_came_about(client: TestClient) -> None:
+    client.post("/v1/events", json=[{"user": "wonders", "item": item} for item in ("i3", "i4", "i3", "i5")])
+    client.patch("/v1/items/i9", json={"hidden": True})
+    debug = client.get("/v1/recommend/wonders?debug=true&exclude=i1&exclude=i2&categories=even").json()["debug"]
+    client.patch("/v1/items/i9", json={"hidden": False})
+    assert debug["history"] == {"events": 4, "latest": ["i5", "i3", "i4", "i3"]}
+    counts = debug["left_out"]
+    assert (counts["had"], counts["excluded"]) == (3, 2)
+    assert counts["not_offered"] >= 1
+    assert counts["outside"] > 0
+    assert debug["milliseconds"].keys() == {"ask", "answer"}
+    assert client.get("/v1/recommend/wonders").json().get("debug") is None
+
+
+def test_a_slash_of_a_key_is_told_from_those_of_the_path(client: TestClient) -> None:
+    client.post("/v1/items", json=[{"item": key} for key in ("x/similar", "a/b")])
+    for path, key in (("x%2Fsimilar", "x/similar"), ("a%2fb", "a/b"), ("a/b", "a/b")):
+        assert client.get(f"/v1/items/{path}").json()["item"] == key
+    assert client.patch("/v1/items/x%2Fsimilar", json={"title": "X"}).json()["title"] == "X"
+    assert client.get("/v1/items/a%2Fb/similar").json()["item"] == "a/b"
+    assert client.get("/api/item/a%2Fb").json()["ItemId"] == "a/b"
+    for key in ("x/similar", "a/b"):
+        assert client.delete(f"/v1/items/{key.replace('/', '%2F')}").status_code == 200
+
+
+def test_a_misspelt_parameter_is_a_422_that_names_the_known_ones(client: TestClient) -> None:
+    answer = client.get("/v1/recommend/u1?n=5&catgories=even")
+    assert answer.status_code == 422
+    assert "'catgories'" in answer.json()["error"]["message"]
+    assert "categories" in answer.json()["error"]["message"]
+
+
 def test_users_are_like_those_who_had_the_same(client: TestClient) -> None:
     answer = client.get("/v1/users/u53/similar?n=5").json()
     mine = {*had(client, "u53")}
@@ -273,12 +323,20 @@ def test_a_wrong_line_says_where_it_is_and_what_is_kept(client: TestClient) -> N
     assert endless.status_code == 413
 
 
-def test_a_user_is_forgotten_with_everything_they_did(client: TestClient) -> None:
+def test_a_user_is_forgotten_with_everything_they_did(client: TestClient, filled: Store) -> None:
     client.post("/v1/users", json={"user": "gone", "labels": {"age": 3}})
     client.post("/v1/events", json=[{"user": "gone", "item": "i1"}, {"user": "gone", "item": "i2"}])
     assert client.get("/v1/users/gone").json()["labels"] == {"age": 3}
     assert client.patch("/v1/users/gone", json={"comment": "c"}).json()["comment"] == "c"
-    assert client.delete("/v1/users/gone").json()["removed"] == {"events": 2, "users": 1}
+    client.get("/v1/recommend/gone?n=3")
+    filled.impressions.flush()
+    answer = client.delete("/v1/users/gone").json()
+    assert answer["removed"] == {"events": 2, "users": 1, "impressions": 1}
+    receipt = client.get(f"/v1/erasures/{answer['erasure_id']}").json()
+    assert (receipt["state"], receipt["datasets"]) == ("queued", {"served": None})
+    assert receipt["erasure_id"] in [one["erasure_id"] for one in client.get("/v1/erasures").json()["erasures"]]
+    assert client.get("/v1/erasures/unheard").status_code == 404
+    assert "gone" not in client.get("/v1/erasures").text
     assert client.get("/v1/recommend/gone").json()["known"] is False
     assert client.get("/v1/events?user=gone").json()["events"] == []
     assert client.delete("/v1/users/gone").status_code == 404

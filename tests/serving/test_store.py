@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,16 +19,19 @@ import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
-from rayrec.data.dataset import Dataset
+from rayrec.artifacts import Storage
+from rayrec.data.dataset import Dataset, open_dataset
 from rayrec.errors import RecipeError
 from rayrec.inference.release import Release
 from rayrec.serving.engine import histories_of
-from rayrec.serving.state import Event, Item, User
+from rayrec.serving.forgetting import carry_out
+from rayrec.serving.state import Event, Impression, Item, User
 from rayrec.serving.store import fill
 from rayrec.serving.store.database import Database, UnavailableError
 from rayrec.serving.store.histories import StoredHistories
+from rayrec.serving.store.impressions import DAY
 from rayrec.serving.store.store import Store
-from rayrec.serving.store.tables import CHANGES, EVENTS, METADATA
+from rayrec.serving.store.tables import CHANGES, ERASURES, EVENTS, METADATA
 
 ODD = "a/b ü漢字 '; DROP TABLE events;-- %_\\ \u202e"
 WRITER = Path(__file__).with_name("writer.py")
@@ -180,17 +184,72 @@ def test_who_was_erased_and_what_was_removed_does_not_come_back(store: Store, da
     store.fill(dataset)
     store.erase_user("u3", "nobody")
     store.remove_item("i7", "nobody")
+    (_, one), *_ = store.events.page(0, 1, user="u4")
+    store.remove_event(one.event_id)
     store.database.write(lambda connection: connection.exec_driver_sql("DELETE FROM filled"))
     store.fill(dataset)
     assert store.users.get("u3") is None
     assert store.events.page(0, 10, user="u3") == []
     assert store.catalog.item("i7") is None
+    same = [found for _, found in store.events.page(0, 1000, user="u4") if found.item == one.item]
+    assert one.timestamp not in [found.timestamp for found in same]
     # They may come back by themselves.
     store.append([view(1, user="u3", item="i7")])
     assert [event.event_id for _, event in store.events.page(0, 10, user="u3")] == ["e1"]
     assert store.catalog.item("i7") is None
     store.put_items([Item("i7")])
     assert store.catalog.item("i7") is not None
+
+
+def test_an_erasure_waits_for_the_dataset_and_keeps_its_receipt(store: Store, dataset: Dataset, tmp_path: Path) -> None:
+    shutil.copytree(dataset.storage.uri, tmp_path / "home")
+    storage = Storage.open(tmp_path / "home")
+    store.fill(dataset)
+    store.append([view(1, user="only here"), view(2, user=" u5"), view(3, user="u6")])
+    asked = [store.erase_user(user, "nobody") for user in ("u3", "only here", " u5")]
+    assert store.erase_user("unheard", "nobody") is None
+    assert [erasure.done for erasure in asked if erasure] == [False] * 3
+    receipts = [erasure.datasets["served"] for erasure in carry_out(storage, "served", store.database)]
+    assert [receipt["state"] for receipt in receipts if receipt] == ["done", "done", "unknown"]
+    assert receipts[0] is not None
+    assert receipts[0]["events"] > 0
+    assert store.erasures.queued("served") == []
+    assert all(erasure.done for _, erasure in store.erasures.page(0, 10))
+    left = {*open_dataset(storage, "served").vocabulary("user")["key"].to_pylist()}
+    assert "u3" not in left
+    assert {"u5", "u6"} <= left
+    users = sa.select(ERASURES.c.user)
+    assert store.database.read(lambda connection: connection.execute(users).scalars().all()) == [None] * 3
+    assert [*carry_out(storage, "served", store.database)] == []
+
+
+def test_an_impression_of_an_erased_user_is_not_written_late(store: Store) -> None:
+    store.impressions.days = 1
+    now = int(time.time() * 1000)
+    for user in ("u", "other", None):
+        store.impressions.log(Impression("r", user, now - 1, "release", "model", 1, ["i"], [1.0], [1.0]))
+    store.append([view(1, user="u")])
+    store.erase_user("u", "nobody")
+    store.impressions.flush()
+    assert {shown.user for _, shown in store.impressions.page(0, 10)} <= {"other", None}
+    store.impressions.log(Impression("r", "u", now + 60_000, "release", "model", 1, ["i"], [1.0], [1.0]))
+    store.impressions.flush()
+    assert {shown.user for _, shown in store.impressions.page(0, 10)} == {"other", None, "u"}
+
+
+def test_old_impressions_go_and_without_days_none_are_written(store: Store) -> None:
+    store.impressions.days = 1
+    now = int(time.time() * 1000)
+    for at in (now - 2 * DAY, now - 2 * DAY, now):
+        store.impressions.log(Impression("r", None, at, "release", "model", 1, ["i"], [1.0], [1.0]))
+    store.impressions.flush()
+    store.impressions._tidied = -1e9
+    store.impressions._tidy()
+    assert [shown.at for _, shown in store.impressions.page(0, 10)] == [now]
+    store.impressions.days = 0
+    store.impressions.log(Impression("none", None, now, "release", "model", 1, ["i"], [1.0], [1.0]))
+    store.impressions.flush()
+    assert store.impressions.page(0, 10, request_id="none") == []
 
 
 def test_who_is_erased_while_a_dataset_is_taken_in_stays_so(

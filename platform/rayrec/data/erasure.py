@@ -48,8 +48,14 @@ NOBODY = 0
 """The index of padding."""
 
 
-def erase_user(storage: Storage, name: str, user: str) -> Json:
+def erase_user(storage: Storage, name: str, user: str, *, known_only: bool = True) -> Json:
     """Forget a user. Returns the receipt: what was rewritten and removed, and what is left to do elsewhere.
+
+    Args:
+        storage: Where the Dataset is.
+        name: The Dataset.
+        user: The key, as in the logs.
+        known_only: Refuse a user of whom the Dataset knows nothing; otherwise later logs are searched for them, too.
 
     Raises:
         DataError: The Dataset does not know the user.
@@ -64,7 +70,7 @@ def erase_user(storage: Storage, name: str, user: str) -> Json:
             if before["state"] == DONE and not erasure.found:
                 return before
             erasure.go_on(before)
-        elif not erasure.found or not erasure.user:
+        elif (known_only and not erasure.found) or not erasure.user:
             raise DataError(f"Dataset '{name}' in {storage.uri} knows no user '{user}'. Keys are as in the logs.")
         # From here on no prepare takes the user in again; one may have done so since the versions were listed.
         begun = erasure.record(UNDER_WAY)

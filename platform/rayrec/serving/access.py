@@ -15,6 +15,7 @@ OPEN = frozenset({"/v1/health", "/v1/ready", "/api/health/live", "/api/health/re
 READING = ("/v1/session/recommend", "/v1/basket/recommend", "/v1/rank", "/api/session/recommend")
 """POST only because what is asked is long."""
 ERASING = ("/v1/users/", "/api/user/")
+RECEIPTS = "/v1/erasures"
 NOBODY = "nobody"
 """Who acts where there are no keys."""
 
@@ -93,7 +94,7 @@ def given(request: Request) -> str:
 def needed(request: Request) -> Scope:
     """What a key must allow for a request."""
     method, path = request.method, path_of(request)
-    if method == "DELETE" and path.startswith(ERASING):
+    if path.startswith(RECEIPTS) or (method == "DELETE" and path.startswith(ERASING)):
         return "admin"
     if method in {"GET", "HEAD", "OPTIONS"}:
         return "write" if request.query_params.get("write-back-type") else "read"

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import FastAPI, Response
+from fastapi import Depends, FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 
 from rayrec import __version__
-from rayrec.serving.envelope import Backend, add_envelope, live
+from rayrec.serving.envelope import Backend, StatusError, add_envelope, live
 from rayrec.serving.routes_bulk import add_bulk
 from rayrec.serving.routes_gorse import add_gorse
+from rayrec.serving.routes_lists import add_lists
 from rayrec.serving.routes_recommend import add_recommendations
+from rayrec.serving.routes_records import add_records
 from rayrec.serving.routes_state import add_state
-from rayrec.serving.schemas import ErrorAnswer, Health
+from rayrec.serving.schemas import MAX_COLUMNS, ErrorAnswer, Health
 
 TEXT = "^[^\\u0000]*$"
 
@@ -23,16 +25,30 @@ def build_app(backend: Backend) -> FastAPI:
     errors: dict[int | str, dict[str, Any]] = {
         status: {"model": ErrorAnswer} for status in (400, 401, 403, 404, 411, 413, 422, 429, 500, 503)
     }
-    app = FastAPI(title="rayrec", version=__version__, responses=errors)
+    known = [Depends(_known_parameters)]
+    app = FastAPI(title="rayrec", version=__version__, responses=errors, dependencies=known)
     add_envelope(app, backend)
     # An item's key may have slashes: what ends with another word comes first.
     add_recommendations(app, backend)
+    add_lists(app, backend)
     add_state(app, backend)
+    add_records(app, backend)
     add_bulk(app, backend)
     add_gorse(app, backend)
     _add_health(app, backend)
     _add_document(app)
     return app
+
+
+async def _known_parameters(request: Request) -> None:
+    """Refuse a misspelt parameter, which would be passed over otherwise. Clients of Gorse may send what they like."""
+    if not request.query_params or not request.scope["path"].startswith("/v1/"):
+        return
+    operation = request.app.openapi()["paths"][request.scope["route"].path_format][request.method.lower()]
+    known = {parameter["name"] for parameter in operation.get("parameters", []) if parameter["in"] == "query"}
+    unknown = sorted({*request.query_params} - known)
+    if unknown:
+        raise StatusError(422, f"unknown parameter '{unknown[0][:100]}'. Known: {', '.join(sorted(known)) or 'none'}.")
 
 
 def _add_document(app: FastAPI) -> None:
@@ -43,12 +59,21 @@ def _add_document(app: FastAPI) -> None:
         if app.openapi_schema is None:
             for operations in make()["paths"].values():
                 for parameter in (one for operation in operations.values() for one in operation.get("parameters", [])):
-                    for schema in (parameter["schema"], parameter["schema"].get("items", {})):
-                        if schema.get("type") == "string" and "enum" not in schema:
-                            schema.setdefault("pattern", TEXT)
+                    _describe(parameter)
         return make()
 
     app.openapi = document  # type: ignore[method-assign]
+
+
+def _describe(parameter: dict[str, Any]) -> None:
+    """Say of a parameter what FastAPI has no words for."""
+    if parameter["name"] == "context":
+        del parameter["schema"]
+        parameter["content"] = {"application/json": {"schema": {"type": "object", "maxProperties": MAX_COLUMNS}}}
+        return
+    for schema in (parameter["schema"], parameter["schema"].get("items", {})):
+        if schema.get("type") == "string" and "enum" not in schema:
+            schema.setdefault("pattern", TEXT)
 
 
 def _add_health(app: FastAPI, backend: Backend) -> None:

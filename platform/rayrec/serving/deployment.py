@@ -79,6 +79,8 @@ class _Live:
 class Endpoint:
     """A replica: HTTP in, batches, scores, HTTP out, all in one process."""
 
+    tells_request_id = True
+
     def __init__(self) -> None:
         self._live: _Live | None = None
         self._refused: str | None = None
@@ -140,6 +142,7 @@ class Endpoint:
         content = open_release(storage, digest).content
         settings = Serving(**content["serving"])
         store = self._store_of(given.state or settings.state, content["name"])
+        store.impressions.days = settings.impressions_days
         store.fill(open_dataset(storage, content["dataset"]["name"], content["dataset"]["manifest"]))
         engine = Engine.load(storage, digest, known=store.histories_of, catalog=store.catalog)
 

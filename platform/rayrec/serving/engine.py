@@ -156,7 +156,7 @@ class Engine:
         self.histories = histories
         self.catalog = catalog
         self.features = features
-        self._exclude_seen = bool(release.content["funnel"]["exclude_seen"])
+        self.exclude_seen = bool(release.content["funnel"]["exclude_seen"])
         self._left_out: tuple[int, dict[tuple[object, ...], np.ndarray]] = (-1, {})
 
     @classmethod
@@ -238,18 +238,18 @@ class Engine:
     ) -> Query:
         """What to ask for a history; the rest as for `session_query`."""
         at, rows = moment(context, int(time.time())), history.items
-        seen = rows if self._exclude_seen and wanted.only is None else rows[:0]
+        seen = rows if self.exclude_seen and wanted.only is None else rows[:0]
         return Query(
             rows,
             count,
             offset,
-            exclude=np.concatenate([seen, self._rows_outside(wanted, len(rows) > 0)]),
+            exclude=np.concatenate([seen, self.rows_outside(wanted, len(rows) > 0)]),
             context=Context(_until(history.times, at), history.features),
             user=self.features.read("user", user, at),
             moment=self.features.read("context", context, at),
         )
 
-    def _rows_outside(self, wanted: Wanted, known: bool) -> np.ndarray:
+    def rows_outside(self, wanted: Wanted, known: bool) -> np.ndarray:
         """Item rows that must not be recommended, by the scorer that answers who has a history, or who has none."""
         scorer, catalog = self.scorer if known else self.popular, self.catalog
         if self._left_out[0] != catalog.version:
@@ -319,12 +319,12 @@ class Engine:
         rows = self.scorer.rows_of(keys)
         if len(rows) and self.scorer.kind != POPULARITY:
             return Answer(self._items(Ranked(MODEL, self.scorer, *self._nearest(rows, count, wanted))), MODEL)
-        exclude = np.concatenate([self.popular.rows_of(keys), self._rows_outside(wanted, False)])
+        exclude = np.concatenate([self.popular.rows_of(keys), self.rows_outside(wanted, False)])
         return self.answer([Query(exclude[:0], count, 0, exclude, Context())])[0]
 
     def _nearest(self, rows: np.ndarray, count: int, wanted: Wanted) -> tuple[np.ndarray, np.ndarray]:
         """Items nearest by their vectors; of a model without any, what it recommends to who had just these."""
-        outside = self._rows_outside(wanted, True)
+        outside = self.rows_outside(wanted, True)
         found = self.scorer.similar(rows, count, outside)
         if found is not None:
             return found
@@ -336,7 +336,7 @@ class Engine:
         row = self.scorer.rows.get(key)
         if row is None or not len(query.history):
             return []
-        offered = np.setdiff1d(query.history[-MOST_EXPLAINING:], self._rows_outside(ANYTHING, True))
+        offered = np.setdiff1d(query.history[-MOST_EXPLAINING:], self.rows_outside(ANYTHING, True))
         near = self.scorer.nearest(row, offered, EXPLAINING) if len(offered) else []
         keys = [(self.scorer.item_keys[had - 1], cosine) for had, cosine in near]
         return [ScoredItem(self.catalog.item(had) or Item(had), cosine) for had, cosine in keys]

@@ -5,14 +5,18 @@ from __future__ import annotations
 import logging
 import re
 import uuid
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
+from urllib.parse import unquote
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from starlette.convertors import Convertor, register_url_convertor
+from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rayrec.serving.access import Gate, path_of
 from rayrec.serving.batching import OverloadedError
@@ -25,16 +29,25 @@ from rayrec.serving.store.store import Store
 logger = logging.getLogger("rayrec.serving")
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
+ENCODED_SLASH = re.compile("%2f", re.IGNORECASE)
 MAX_BODY = 1 << 20
 STREAMED = "/v1/bulk/"
 """Bodies that are never held whole."""
 RETRY_AFTER_SECONDS = "1"
+SLASH = "\0"
+"""Stands in a path for ``%2F``, a slash of a key; U+0000 itself is refused."""
 STATUSES: dict[type[Exception], int] = {UnknownItemError: 404, FeatureError: 422, BusyError: 429, UnavailableError: 503}
 """Of errors whose message is for the client."""
 
 
 class Backend(Protocol):
-    """What the routes ask: the engine of the Release that is live, its store, and answers computed in batches."""
+    """What the routes ask: the engine of the Release that is live, its store, and answers computed in batches.
+
+    Attributes:
+        tells_request_id: Whether what is around the application sends a request's id back in the header.
+    """
+
+    tells_request_id: bool
 
     @property
     def engine(self) -> Engine | None:
@@ -89,25 +102,68 @@ def reply(request: Request, engine: Engine, **content: Any) -> Response:
     return JSONResponse({**envelope, "simulated": release.content["simulated"], **content})
 
 
-def add_envelope(app: FastAPI, backend: Backend) -> None:
-    """Request ids, keys, bounded bodies, and errors as JSON."""
-    gate = Gate()
+class KeyPath(Convertor[str]):
+    """A key at the end of a path, which may have slashes as they are."""
 
-    def refused(request: Request) -> Response | None:
+    regex = ".*"
+
+    def convert(self, value: str) -> str:
+        """The key."""
+        return value.replace(SLASH, "/")
+
+    def to_string(self, value: str) -> str:
+        """As it stands in the path that routes are found by."""
+        return value.replace("/", SLASH)
+
+
+class KeyPart(KeyPath):
+    """A key within a path, whose slashes are written as ``%2F``."""
+
+    regex = "[^/]+"
+
+
+register_url_convertor("key", KeyPath())
+register_url_convertor("part", KeyPart())
+
+
+class _Envelope:
+    """An ASGI application around another. Starlette's own kind of middleware would cost as much as all routes."""
+
+    def __init__(self, app: ASGIApp, backend: Backend) -> None:
+        self._app = app
+        self._backend = backend
+        self._gate = Gate()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or refuse it."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request = Request(scope)
+        given = request.headers.get("x-request-id", "")
+        request_id = request.state.request_id = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+
+        async def telling(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)["x-request-id"] = request_id
+            await send(message)
+
+        answer = _odd(request) or self._refused(request) or _too_large(request) or self._app
+        await answer(scope, receive, send if self._backend.tells_request_id else telling)
+
+    def _refused(self, request: Request) -> Response | None:
         """Before the first Release is loaded there is nothing to guard."""
-        refusal = gate.refusal(request, backend.store.keyring) if backend.store else None
+        store = self._backend.store
+        refusal = self._gate.refusal(request, store.keyring) if store else None
         if refusal is None:
             return None
         again = {} if refusal.again is None else {"Retry-After": str(refusal.again)}
         return _problem(request, refusal.status, refusal.message, again)
 
-    @app.middleware("http")
-    async def identify(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-        given = request.headers.get("x-request-id", "")
-        request.state.request_id = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
-        response = refused(request) or _odd(request) or _too_large(request) or await call_next(request)
-        response.headers["x-request-id"] = request.state.request_id
-        return response
+
+def add_envelope(app: FastAPI, backend: Backend) -> None:
+    """Request ids, keys, bounded bodies, and errors as JSON."""
+    app.add_middleware(_Envelope, backend=backend)
 
     @app.exception_handler(StatusError)
     async def failed(request: Request, error: StatusError) -> Response:
@@ -162,10 +218,16 @@ def _methods(app: FastAPI, path: str) -> list[str]:
 
 
 def _odd(request: Request) -> Response | None:
-    """Refuse an address with what no key has: a character that databases cannot keep, or too many of them."""
-    path = path_of(request)
-    if "\0" in path or b"%00" in request.scope["query_string"]:
+    """Refuse an address with what no key has: a character that databases cannot keep, or too many of them.
+
+    From here on the path that routes are found by tells slashes of keys from those between its parts.
+    """
+    scope = request.scope
+    if "\0" in scope["path"] or b"%00" in scope["query_string"]:
         return _problem(request, 422, "the address must not have the character U+0000.")
+    if b"%2" in scope.get("raw_path", b""):
+        scope["path"] = unquote(ENCODED_SLASH.sub(SLASH, scope["raw_path"].decode("latin-1")))
+    path = path_of(request)
     if any(len(part.encode(errors="replace")) > MAX_KEY for part in path.split("/")):
         return _problem(request, 422, f"a part of the path is longer than {MAX_KEY:,} bytes.")
     return None

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from rayrec.serving.envelope import Backend, StatusError, live, reply, stored
 from rayrec.serving.routes_state import kept, told_event, view
-from rayrec.serving.schemas import EventIn, Imported, ItemIn, UserIn
+from rayrec.serving.schemas_state import EventIn, Imported, ItemIn, UserIn
 from rayrec.serving.store.store import Store
 
 ROWS_AT_ONCE = 5_000
@@ -69,8 +69,8 @@ def add_bulk(app: FastAPI, backend: Backend) -> None:
         return await take(request, UserIn, lambda rows: store.put_users([row.stored() for row in rows]))
 
     @app.get("/v1/bulk/{kind}", tags=["bulk"], responses={200: {"content": {LINES: {"schema": {"type": "string"}}}}})
-    async def export(kind: Literal["events", "items", "users"]) -> Response:
-        """All there are, one a line, as they can be given to be kept again."""
+    async def export(kind: Literal["events", "items", "users", "impressions"]) -> Response:
+        """All there are, one a line; but for impressions as they can be given to be kept again."""
         return StreamingResponse(PAGES[kind](stored(backend)), media_type=LINES)
 
 
@@ -118,5 +118,12 @@ def _users(store: Store) -> Iterator[str]:
         yield "".join(json.dumps(asdict(user)) + "\n" for user in found)
 
 
-PAGES = {"events": _events, "items": _items, "users": _users}
+def _impressions(store: Store) -> Iterator[str]:
+    after = 0
+    while found := store.impressions.page(after, ROWS_AT_ONCE):
+        after = found[-1][0]
+        yield "".join(json.dumps(asdict(impression)) + "\n" for _, impression in found)
+
+
+PAGES = {"events": _events, "items": _items, "users": _users, "impressions": _impressions}
 """Gives what there is, in parts."""

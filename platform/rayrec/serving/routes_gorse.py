@@ -77,22 +77,22 @@ def _addfeedback(app: FastAPI, backend: Backend) -> None:
         """All feedback, page by page."""
         return await page(n, cursor, None)
 
-    @app.get("/api/feedback/{kind}", tags=["gorse"])
+    @app.get("/api/feedback/{kind:part}", tags=["gorse"])
     async def get_typed_feedback(kind: str, n: Count = 10, cursor: Cursor = "") -> Response:
         """All feedback of a type, page by page."""
         return await page(n, cursor, kind)
 
-    @app.get("/api/feedback/{user}/{item}", tags=["gorse"])
+    @app.get("/api/feedback/{user:part}/{item:part}", tags=["gorse"])
     async def get_pair(user: str, item: str) -> Response:
         """A user's feedback on an item."""
         return await listed(user=user, item=item)
 
-    @app.delete("/api/feedback/{user}/{item}", response_model=Affected, tags=["gorse"])
+    @app.delete("/api/feedback/{user:part}/{item:part}", response_model=Affected, tags=["gorse"])
     async def delete_pair(user: str, item: str) -> Response:
         """Forget a user's feedback on an item."""
         return _affected(await kept(stored(backend).remove_feedback, user, item))
 
-    @app.get("/api/feedback/{kind}/{user}/{item}", tags=["gorse"])
+    @app.get("/api/feedback/{kind:part}/{user:part}/{item:part}", tags=["gorse"])
     async def get_one(kind: str, user: str, item: str) -> Response:
         """A user's feedback of a type on an item."""
         found = await apart(stored(backend).events.feedback, user=user, item=item, type=kind)
@@ -100,7 +100,7 @@ def _addfeedback(app: FastAPI, backend: Backend) -> None:
             raise StatusError(404, "feedback not found")
         return JSONResponse(feedback(found[0]))
 
-    @app.delete("/api/feedback/{kind}/{user}/{item}", response_model=Affected, tags=["gorse"])
+    @app.delete("/api/feedback/{kind:part}/{user:part}/{item:part}", response_model=Affected, tags=["gorse"])
     async def delete_one(kind: str, user: str, item: str) -> Response:
         """Forget a user's feedback of a type on an item."""
         return _affected(await kept(stored(backend).remove_feedback, user, item, kind))
@@ -109,24 +109,24 @@ def _addfeedback(app: FastAPI, backend: Backend) -> None:
         found = await apart(stored(backend).events.feedback, **keys)
         return JSONResponse([feedback(told) for told in found])
 
-    @app.get("/api/user/{user}/feedback/", tags=["gorse"], include_in_schema=False)
-    @app.get("/api/user/{user}/feedback", tags=["gorse"])
+    @app.get("/api/user/{user:part}/feedback/", tags=["gorse"], include_in_schema=False)
+    @app.get("/api/user/{user:part}/feedback", tags=["gorse"])
     async def of_user(user: str) -> Response:
         """A user's feedback."""
         return await listed(user=user)
 
-    @app.get("/api/user/{user}/feedback/{kind}", tags=["gorse"])
+    @app.get("/api/user/{user:part}/feedback/{kind:part}", tags=["gorse"])
     async def typed_of_user(user: str, kind: str) -> Response:
         """A user's feedback of a type."""
         return await listed(user=user, type=kind)
 
-    @app.get("/api/item/{item}/feedback/", tags=["gorse"], include_in_schema=False)
-    @app.get("/api/item/{item}/feedback", tags=["gorse"])
+    @app.get("/api/item/{item:part}/feedback/", tags=["gorse"], include_in_schema=False)
+    @app.get("/api/item/{item:part}/feedback", tags=["gorse"])
     async def of_item(item: str) -> Response:
         """The feedback on an item."""
         return await listed(item=item)
 
-    @app.get("/api/item/{item}/feedback/{kind}", tags=["gorse"])
+    @app.get("/api/item/{item:part}/feedback/{kind:part}", tags=["gorse"])
     async def typed_of_item(item: str, kind: str) -> Response:
         """The feedback of a type on an item."""
         return await listed(item=item, type=kind)
@@ -156,28 +156,28 @@ def _add_items(app: FastAPI, backend: Backend) -> None:
         following = found[-1].item if len(found) == n and not q else ""
         return JSONResponse({"Cursor": following, "Items": [item_view(item) for item in found]})
 
-    @app.get("/api/item/{item}", tags=["gorse"])
+    @app.get("/api/item/{item:part}", tags=["gorse"])
     async def get_item(item: str) -> Response:
         """An item."""
         return JSONResponse(item_view(_known(live(backend), item)))
 
-    @app.patch("/api/item/{item}", response_model=Affected, tags=["gorse"])
+    @app.patch("/api/item/{item:part}", response_model=Affected, tags=["gorse"])
     async def patch_item(item: str, body: ItemPatch) -> Response:
         """Change some attributes of an item."""
         return _affected(int(await kept(stored(backend).change_item, item, body.changes())), item)
 
-    @app.delete("/api/item/{item}", response_model=Affected, tags=["gorse"])
+    @app.delete("/api/item/{item:part}", response_model=Affected, tags=["gorse"])
     async def delete_item(request: Request, item: str) -> Response:
         """Remove an item and all feedback on it."""
         actor = request.state.actor
         return _affected(int(await kept(stored(backend).remove_item, item, actor, with_events=True)))
 
-    @app.put("/api/item/{item}/category/{category}", response_model=Affected, tags=["gorse"])
+    @app.put("/api/item/{item:part}/category/{category:part}", response_model=Affected, tags=["gorse"])
     async def put_category(item: str, category: str) -> Response:
         """Add a category to an item."""
         return _affected(int(await kept(stored(backend).categorise, item, more=[category])), item)
 
-    @app.delete("/api/item/{item}/category/{category}", response_model=Affected, tags=["gorse"])
+    @app.delete("/api/item/{item:part}/category/{category:part}", response_model=Affected, tags=["gorse"])
     async def delete_category(item: str, category: str) -> Response:
         """Take a category from an item."""
         return _affected(int(await kept(stored(backend).categorise, item, fewer=[category])), item)
@@ -206,7 +206,7 @@ def _add_users(app: FastAPI, backend: Backend) -> None:
         following = found[-1].user if len(found) == n else ""
         return JSONResponse({"Cursor": following, "Users": [user_view(user) for user in found]})
 
-    @app.get("/api/user/{user}", tags=["gorse"])
+    @app.get("/api/user/{user:part}", tags=["gorse"])
     async def get_user(user: str) -> Response:
         """A user."""
         found = await apart(stored(backend).users.get, user)
@@ -214,16 +214,17 @@ def _add_users(app: FastAPI, backend: Backend) -> None:
             raise StatusError(404, "user not found")
         return JSONResponse(user_view(found))
 
-    @app.patch("/api/user/{user}", response_model=Affected, tags=["gorse"])
+    @app.patch("/api/user/{user:part}", response_model=Affected, tags=["gorse"])
     async def patch_user(user: str, body: UserPatch) -> Response:
         """Change some of what is told of a user."""
         changes = {name.lower(): given for name, given in body.model_dump().items() if given is not None}
         return _affected(int(await kept(stored(backend).users.change, user, changes)), user)
 
-    @app.delete("/api/user/{user}", response_model=Affected, tags=["gorse"])
+    @app.delete("/api/user/{user:part}", response_model=Affected, tags=["gorse"])
     async def delete_user(request: Request, user: str) -> Response:
         """Forget a user and all their feedback."""
-        return _affected(int(any((await kept(stored(backend).erase_user, user, request.state.actor)).values())))
+        erasure = await kept(stored(backend).erase_user, user, request.state.actor)
+        return _affected(int(erasure is not None))
 
 
 def _add_health(app: FastAPI, backend: Backend) -> None:

@@ -6,14 +6,14 @@ import time
 import uuid
 from typing import Annotated
 
-from fastapi import FastAPI, Header, Query, Response
+from fastapi import FastAPI, Header, Query, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import Field
 
 from rayrec.serving.engine import Answer, Wanted
 from rayrec.serving.envelope import Backend, StatusError, live, stored
 from rayrec.serving.gorse import DELAY, FeedbackIn, SessionIn, scores, seconds
-from rayrec.serving.routes_recommend import asked
+from rayrec.serving.routes_recommend import asked, shown
 from rayrec.serving.routes_state import apart, kept
 from rayrec.serving.schemas import MAX_CATEGORIES, MAX_COUNT, MAX_KEY, MAX_OFFSET, MAX_TOGETHER
 from rayrec.serving.state import Event
@@ -33,10 +33,11 @@ def add_recommending(app: FastAPI, backend: Backend) -> None:
 
 
 def _add_lists(app: FastAPI, backend: Backend) -> None:
-    @app.get("/api/recommend/{user}/{category}", tags=["gorse"])
-    @app.get("/api/recommend/{user}/", tags=["gorse"], include_in_schema=False)
-    @app.get("/api/recommend/{user}", tags=["gorse"])
+    @app.get("/api/recommend/{user:part}/{category:part}", tags=["gorse"])
+    @app.get("/api/recommend/{user:part}/", tags=["gorse"], include_in_schema=False)
+    @app.get("/api/recommend/{user:part}", tags=["gorse"])
     async def recommend(
+        request: Request,
         user: str,
         within: Annotated[list[str], Query(alias="category", max_length=MAX_CATEGORIES, default_factory=list)],
         category: str = "",
@@ -53,16 +54,18 @@ def _add_lists(app: FastAPI, backend: Backend) -> None:
         wanted = Wanted(tuple(filter(None, [category, *within])))
         found = await asked(engine, user, n, offset, wanted=wanted)
         answer = await backend.answer(engine, found.query)
+        shown(backend, request, engine, answer, user, offset)
         if write_back_type:
             at = int((time.time() + delay) * 1000)
             keys = [scored.item.item for scored in answer.items]
-            shown = [Event(uuid.uuid4().hex, user, key, write_back_type, at) for key in keys]
-            await kept(stored(backend).append, shown)
+            read = [Event(uuid.uuid4().hex, user, key, write_back_type, at) for key in keys]
+            await kept(stored(backend).append, read)
         return JSONResponse(scores(answer) if version == "2" else [scored.item.item for scored in answer.items])
 
-    @app.post("/api/session/recommend/{category}", tags=["gorse"])
+    @app.post("/api/session/recommend/{category:part}", tags=["gorse"])
     @app.post("/api/session/recommend", tags=["gorse"])
     async def session(
+        request: Request,
         body: Annotated[list[FeedbackIn | SessionIn], Field(max_length=MAX_TOGETHER)],
         category: str = "",
         n: Count = 10,
@@ -73,7 +76,9 @@ def _add_lists(app: FastAPI, backend: Backend) -> None:
         told = sorted(body, key=lambda feedback: feedback.Timestamp or 0)
         wanted = Wanted(tuple(filter(None, [category])))
         query = engine.session_query([feedback.ItemId for feedback in told], n, offset, wanted=wanted)
-        return JSONResponse(scores(await backend.answer(engine, query)))
+        answer = await backend.answer(engine, query)
+        shown(backend, request, engine, answer, None, offset)
+        return JSONResponse(scores(answer))
 
     async def listing(name: str, n: int, offset: int, category: list[str], user: str) -> Response:
         engine = live(backend)
@@ -83,7 +88,7 @@ def _add_lists(app: FastAPI, backend: Backend) -> None:
             return JSONResponse(scores(engine.latest(n, offset, wanted)))
         return JSONResponse(scores(await backend.answer(engine, engine.session_query([], n, offset, wanted=wanted))))
 
-    @app.get("/api/popular/{within}", tags=["gorse"])
+    @app.get("/api/popular/{within:part}", tags=["gorse"])
     @app.get("/api/popular", tags=["gorse"])
     async def popular(
         category: Category,
@@ -95,7 +100,7 @@ def _add_lists(app: FastAPI, backend: Backend) -> None:
         """Popular items."""
         return await listing("popular", n, offset, [within, *category], user_id)
 
-    @app.get("/api/latest/{within}", tags=["gorse"])
+    @app.get("/api/latest/{within:part}", tags=["gorse"])
     @app.get("/api/latest", tags=["gorse"])
     async def latest(
         category: Category,
@@ -107,7 +112,7 @@ def _add_lists(app: FastAPI, backend: Backend) -> None:
         """The newest items."""
         return await listing("latest", n, offset, [within, *category], user_id)
 
-    @app.get("/api/non-personalized/{name}", tags=["gorse"])
+    @app.get("/api/non-personalized/{name:part}", tags=["gorse"])
     async def non_personalized(
         name: str,
         category: Category,
@@ -131,32 +136,32 @@ def _add_neighbours(app: FastAPI, backend: Backend) -> None:
         found = await apart(stored(backend).events.neighbours, user, n + offset)
         return JSONResponse([{"Id": other, "Score": score} for other, score in found[offset:]])
 
-    @app.get("/api/item/{item}/neighbors/{within}", tags=["gorse"])
-    @app.get("/api/item/{item}/neighbors/", tags=["gorse"], include_in_schema=False)
-    @app.get("/api/item/{item}/neighbors", tags=["gorse"])
+    @app.get("/api/item/{item:part}/neighbors/{within:part}", tags=["gorse"])
+    @app.get("/api/item/{item:part}/neighbors/", tags=["gorse"], include_in_schema=False)
+    @app.get("/api/item/{item:part}/neighbors", tags=["gorse"])
     async def item_neighbours(
         item: str, category: Category, within: str = "", n: Count = 10, offset: Offset = 0
     ) -> Response:
         """Items like this one."""
         return of_item(item, n, offset, [within, *category])
 
-    @app.get("/api/item-to-item/{name}/{item}", tags=["gorse"])
+    @app.get("/api/item-to-item/{name:part}/{item:part}", tags=["gorse"])
     async def item_to_item(name: str, item: str, category: Category, n: Count = 10, offset: Offset = 0) -> Response:
         """Items like this one; there is one way to find them, whatever it is called."""
         return of_item(item, n, offset, category)
 
-    @app.get("/api/user/{user}/neighbors/", tags=["gorse"], include_in_schema=False)
-    @app.get("/api/user/{user}/neighbors", tags=["gorse"])
+    @app.get("/api/user/{user:part}/neighbors/", tags=["gorse"], include_in_schema=False)
+    @app.get("/api/user/{user:part}/neighbors", tags=["gorse"])
     async def user_neighbours(user: str, n: Count = 10, offset: Offset = 0) -> Response:
         """Users who had the same items."""
         return await of_user(user, n, offset)
 
-    @app.get("/api/user-to-user/{name}/{user}", tags=["gorse"])
+    @app.get("/api/user-to-user/{name:part}/{user:part}", tags=["gorse"])
     async def user_to_user(name: str, user: str, n: Count = 10, offset: Offset = 0) -> Response:
         """Users who had the same items; there is one way to find them, whatever it is called."""
         return await of_user(user, n, offset)
 
-    @app.get("/api/collaborative-filtering/{user}", tags=["gorse"])
+    @app.get("/api/collaborative-filtering/{user:part}", tags=["gorse"])
     async def collaborative(user: str, category: Category, n: Count = 10, offset: Offset = 0) -> Response:
         """Items for a user, with their scores."""
         engine = live(backend)

@@ -5,75 +5,30 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass
-from typing import Annotated
 
-from fastapi import Depends, FastAPI, Query, Request, Response
+from fastapi import FastAPI, Request, Response
 from pydantic import JsonValue, TypeAdapter, ValidationError
 
-from rayrec.serving.engine import Answer, Engine, ScoredItem, Wanted
+from rayrec.artifacts import Json
+from rayrec.serving.debug import account
+from rayrec.serving.engine import Answer, Engine, Wanted
 from rayrec.serving.engine import Query as EngineQuery
-from rayrec.serving.envelope import Backend, live, reply, stored
+from rayrec.serving.envelope import Backend, live, reply
 from rayrec.serving.features import FeatureError, Said
-from rayrec.serving.schemas import (
-    MAX_COUNT,
-    MAX_KEY,
-    MAX_OFFSET,
+from rayrec.serving.parameters import Count, Debugging, Explain, Moment, Offset, Which
+from rayrec.serving.schemas import Values
+from rayrec.serving.schemas_recommend import (
     Basket,
     Rank,
     Ranking,
     Recommendations,
     Session,
-    SimilarItems,
-    SimilarUsers,
     UserRecommendations,
-    Values,
 )
+from rayrec.serving.state import Impression
 from rayrec.serving.store.database import UnavailableError
 
-MAX_CONTEXT = 4096
-MAX_NAMED = 20
 VALUES: TypeAdapter[dict[str, JsonValue]] = TypeAdapter(Values)
-
-Count = Annotated[int, Query(ge=1, le=MAX_COUNT, description="How many items.")]
-Moment = Annotated[
-    str,
-    Query(max_length=MAX_CONTEXT, description="What the model reads of the moment: a JSON object, by column."),
-]
-Explain = Annotated[bool, Query(description="Say which items of the history speak most for each one.")]
-Offset = Annotated[int, Query(ge=0, le=MAX_OFFSET, description="How many of the best to pass over.")]
-Name = Annotated[str, Query(max_length=MAX_KEY)]
-Categories = Annotated[
-    list[Name],
-    Query(
-        default_factory=list,
-        max_length=MAX_NAMED,
-        description="Only items of one of these categories; several by repeating.",
-    ),
-]
-Hours = Annotated[int, Query(ge=1, le=24 * 366, description="How far back.")]
-Exclude = Annotated[
-    list[Name],
-    Query(default_factory=list, max_length=MAX_NAMED, description="Not these items; several by repeating."),
-]
-
-
-Labels = Annotated[
-    list[Annotated[str, Query(pattern="^[^=]*=.*$", max_length=MAX_KEY)]],
-    Query(
-        alias="label",
-        default_factory=list,
-        max_length=MAX_NAMED,
-        description="Only items with this label, as NAME=VALUE; all of several by repeating.",
-    ),
-]
-
-
-def _wanted(categories: Categories, exclude: Exclude, labels: Labels) -> Wanted:
-    parted = [label.partition("=") for label in labels]
-    return Wanted(tuple(categories), tuple((name, value) for name, _, value in parted), tuple(exclude))
-
-
-Which = Annotated[Wanted, Depends(_wanted)]
 
 
 @dataclass(frozen=True)
@@ -110,7 +65,7 @@ async def asked(
 def add_recommendations(app: FastAPI, backend: Backend) -> None:
     """Add the routes."""
 
-    @app.get("/v1/recommend/{user:path}", response_model=UserRecommendations, tags=["recommend"])
+    @app.get("/v1/recommend/{user:key}", response_model=UserRecommendations, tags=["recommend"])
     async def recommend(
         request: Request,
         user: str,
@@ -119,16 +74,21 @@ def add_recommendations(app: FastAPI, backend: Backend) -> None:
         offset: Offset = 0,
         context: Moment = "{}",
         explain: Explain = False,
+        debug: Debugging = False,
     ) -> Response:
         """Items for a user. A user nobody has seen gets popular items, marked so."""
-        engine = live(backend)
+        engine, began = live(backend), time.perf_counter()
         found = await asked(engine, user, n, offset, _values("context", context), which)
-        answer = (await backend.answer(engine, found.query)).to_json()
+        ready = time.perf_counter()
+        answer = await backend.answer(engine, found.query)
+        seconds = {"ask": ready - began, "answer": time.perf_counter() - ready}
+        content = answer.to_json()
         if explain:
-            for item in answer["items"]:
-                near = engine.because(found.query, item["item"])
-                item["because"] = [{"item": one.item.item, "similarity": one.score} for one in near]
-        return reply(request, engine, user=user, known=found.known, degraded=found.degraded, **answer)
+            await asyncio.to_thread(_explain, engine, found.query, content["items"])
+        if debug:
+            content["debug"] = account(engine, found.query, which, seconds)
+        shown(backend, request, engine, answer, user, offset)
+        return reply(request, engine, user=user, known=found.known, degraded=found.degraded, **content)
 
     @app.post("/v1/session/recommend", response_model=Recommendations, tags=["recommend"])
     async def session(request: Request, body: Session) -> Response:
@@ -137,6 +97,7 @@ def add_recommendations(app: FastAPI, backend: Backend) -> None:
         wanted = Wanted(tuple(body.categories), exclude=tuple(body.exclude))
         query = engine.session_query(body.items, body.n, body.offset, body.times, body.user, body.context, wanted)
         answer = await backend.answer(engine, query)
+        shown(backend, request, engine, answer, None, body.offset)
         return reply(request, engine, **answer.to_json())
 
     @app.post("/v1/basket/recommend", response_model=Recommendations, tags=["recommend"])
@@ -155,44 +116,30 @@ def add_recommendations(app: FastAPI, backend: Backend) -> None:
         else:
             found = await asked(engine, body.user, n, 0, wanted=wanted)
         answer = await backend.answer(engine, found.query)
+        shown(backend, request, engine, answer, body.user, 0)
         ranked = {scored.item.item for scored in answer.items}
         left = [key for key in dict.fromkeys(body.candidates) if key not in ranked]
         return reply(request, engine, unranked=left, degraded=found.degraded, **answer.to_json())
 
-    @app.get("/v1/trending", response_model=Recommendations, tags=["recommend"])
-    async def trending(request: Request, n: Count = 10, hours: Hours = 24) -> Response:
-        """What most users did something with lately."""
-        engine, since = live(backend), int((time.time() - 3600 * hours) * 1000)
-        found = await asyncio.to_thread(stored(backend).events.most_users, since, n)
-        # The copy in memory may be a moment behind.
-        items = [ScoredItem(item, users) for key, users in found if (item := engine.catalog.item(key))]
-        return reply(request, engine, **Answer(items, "trending").to_json())
 
-    @app.get("/v1/users/{user:path}/similar", response_model=SimilarUsers, tags=["recommend"])
-    async def similar_users(request: Request, user: str, n: Count = 10) -> Response:
-        """Users who had most of the items that this one had last."""
-        found = await asyncio.to_thread(stored(backend).events.neighbours, user, n)
-        users = [{"user": other, "score": share} for other, share in found]
-        return reply(request, live(backend), user=user, users=users)
+def shown(backend: Backend, request: Request, engine: Engine, answer: Answer, user: str | None, offset: int) -> None:
+    """Have it written down what an answer recommends."""
+    if backend.store is None or not answer.items:
+        return
+    items, scores = [scored.item.item for scored in answer.items], [scored.score for scored in answer.items]
+    now, release = int(time.time() * 1000), engine.release.digest
+    certain = [1.0] * len(items)
+    request_id = request.state.request_id
+    backend.store.impressions.log(
+        Impression(request_id, user, now, release, answer.source, offset + 1, items, scores, certain)
+    )
 
-    @app.get("/v1/popular", response_model=Recommendations, tags=["recommend"])
-    async def popular(request: Request, which: Which, n: Count = 10, offset: Offset = 0) -> Response:
-        """The items that most users had."""
-        engine = live(backend)
-        answer = await backend.answer(engine, engine.session_query([], n, offset, wanted=which))
-        return reply(request, engine, **answer.to_json())
 
-    @app.get("/v1/latest", response_model=Recommendations, tags=["recommend"])
-    async def latest(request: Request, which: Which, n: Count = 10, offset: Offset = 0) -> Response:
-        """The newest items of which it is known when they came."""
-        engine = live(backend)
-        return reply(request, engine, **engine.latest(n, offset, which).to_json())
-
-    @app.get("/v1/items/{item:path}/similar", response_model=SimilarItems, tags=["recommend"])
-    async def similar(request: Request, item: str, which: Which, n: Count = 10) -> Response:
-        """Items like this one."""
-        engine = live(backend)
-        return reply(request, engine, item=item, **engine.similar([item], n, which).to_json())
+def _explain(engine: Engine, query: EngineQuery, items: list[Json]) -> None:
+    """Add to recommended items what speaks for them."""
+    for item in items:
+        near = engine.because(query, item["item"])
+        item["because"] = [{"item": one.item.item, "similarity": one.score} for one in near]
 
 
 def _values(name: str, text: str) -> Said:

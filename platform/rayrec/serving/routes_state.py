@@ -14,9 +14,9 @@ from fastapi import FastAPI, Query, Request, Response
 from pydantic import Field
 
 from rayrec.serving.envelope import Backend, StatusError, live, reply, stored
-from rayrec.serving.schemas import (
-    MAX_KEY,
-    MAX_TOGETHER,
+from rayrec.serving.schemas import MAX_KEY, MAX_TOGETHER
+from rayrec.serving.schemas_state import (
+    Erased,
     EventIn,
     Events,
     EventsKept,
@@ -84,7 +84,7 @@ def _add_events(app: FastAPI, backend: Backend) -> None:
         events = [told_event(event) for _, event in found]
         return reply(request, live(backend), events=events, cursor=str(found[-1][0]) if len(found) == n else None)
 
-    @app.delete("/v1/events/{event_id:path}", response_model=Removed, tags=["events"])
+    @app.delete("/v1/events/{event_id:key}", response_model=Removed, tags=["events"])
     async def delete_event(request: Request, event_id: str) -> Response:
         """Forget an event."""
         gone = await kept(stored(backend).remove_event, event_id)
@@ -115,13 +115,13 @@ def _add_items(app: FastAPI, backend: Backend) -> None:
         items = await apart(stored(backend).items.search, q, n)
         return reply(request, live(backend), items=[view(item) for item in items])
 
-    @app.get("/v1/items/{item:path}", response_model=ItemAnswer, tags=["items"])
+    @app.get("/v1/items/{item:key}", response_model=ItemAnswer, tags=["items"])
     async def get_item(request: Request, item: str) -> Response:
         """An item of the catalogue."""
         engine = live(backend)
         return reply(request, engine, **view(engine.item(item)))
 
-    @app.patch("/v1/items/{item:path}", response_model=ItemAnswer, tags=["items"])
+    @app.patch("/v1/items/{item:key}", response_model=ItemAnswer, tags=["items"])
     async def patch_item(request: Request, item: str, body: ItemPatch) -> Response:
         """Change some attributes of an item."""
         changed = await kept(stored(backend).change_item, item, body.model_dump(exclude_unset=True))
@@ -129,7 +129,7 @@ def _add_items(app: FastAPI, backend: Backend) -> None:
         engine = live(backend)
         return reply(request, engine, **view(engine.item(item)))
 
-    @app.delete("/v1/items/{item:path}", response_model=Removed, tags=["items"])
+    @app.delete("/v1/items/{item:key}", response_model=Removed, tags=["items"])
     async def delete_item(request: Request, item: str) -> Response:
         """Take an item out of the catalogue, so that nobody is recommended it. Events on it stay."""
         gone = await kept(stored(backend).remove_item, item, request.state.actor)
@@ -154,7 +154,7 @@ def _add_users(app: FastAPI, backend: Backend) -> None:
         following = users[-1].user if len(users) == n else None
         return reply(request, live(backend), users=[asdict(user) for user in users], cursor=following)
 
-    @app.get("/v1/users/{user:path}", response_model=UserAnswer, tags=["users"])
+    @app.get("/v1/users/{user:key}", response_model=UserAnswer, tags=["users"])
     async def get_user(request: Request, user: str) -> Response:
         """What is told of a user."""
         found = await apart(stored(backend).users.get, user)
@@ -162,19 +162,20 @@ def _add_users(app: FastAPI, backend: Backend) -> None:
             raise StatusError(404, f"no user '{user}' is known.")
         return reply(request, live(backend), **asdict(found))
 
-    @app.patch("/v1/users/{user:path}", response_model=UserAnswer, tags=["users"])
+    @app.patch("/v1/users/{user:key}", response_model=UserAnswer, tags=["users"])
     async def patch_user(request: Request, user: str, body: UserPatch) -> Response:
         """Change some of what is told of a user."""
         changed = await kept(stored(backend).users.change, user, body.model_dump(exclude_unset=True))
         _require(changed, f"no user '{user}' is known.")
         return await get_user(request, user)
 
-    @app.delete("/v1/users/{user:path}", response_model=Removed, tags=["users"])
+    @app.delete("/v1/users/{user:key}", response_model=Erased, tags=["users"])
     async def delete_user(request: Request, user: str) -> Response:
-        """Forget a user and everything they did."""
-        gone = await kept(stored(backend).erase_user, user, request.state.actor)
-        _require(any(gone.values()), f"no user '{user}' is known.")
-        return reply(request, live(backend), removed=gone)
+        """Forget a user and everything they did, and have the Datasets do so."""
+        erasure = await kept(stored(backend).erase_user, user, request.state.actor)
+        if erasure is None:
+            raise StatusError(404, f"no user '{user}' is known.")
+        return reply(request, live(backend), removed=erasure.removed, erasure_id=erasure.erasure_id)
 
 
 def told_event(event: Event) -> dict[str, Any]:

@@ -76,6 +76,33 @@ class History:
     features: np.ndarray | None = None
 
 
+@dataclass(frozen=True)
+class Impression:
+    """What was recommended in one answer.
+
+    Attributes:
+        request_id: Of the request.
+        user: Key of the user; None of a session.
+        at: Milliseconds since the epoch.
+        release: The digest of the Release that answered.
+        source: As in the answer.
+        first: The place of the first item, from 1.
+        items: Keys, best first.
+        scores: One an item.
+        propensities: The chance that each item had to stand in its place; 1 where nothing was left to chance.
+    """
+
+    request_id: str
+    user: str | None
+    at: int
+    release: str
+    source: str
+    first: int
+    items: Sequence[str]
+    scores: Sequence[float]
+    propensities: Sequence[float]
+
+
 class HistoryStore(Protocol):
     """The events of users, as item rows of the model that is served, and their features."""
 

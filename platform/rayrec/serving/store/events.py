@@ -12,8 +12,11 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from rayrec.serving.state import Event
 from rayrec.serving.store.database import Database
-from rayrec.serving.store.tables import CHANGES, EVENTS, ITEMS, USERS
+from rayrec.serving.store.fingerprints import event_fingerprint, salt_of
+from rayrec.serving.store.tables import CHANGES, EVENTS, ITEMS, REMOVED_EVENTS, USERS
 
+IDENTITY = ("user", "item", "type", "timestamp")
+"""Columns by which an event of a Dataset is one that came over HTTP."""
 MOST_LISTED = 100_000
 """Events that are taken together for one answer."""
 MOST_COMPARED = 20
@@ -50,16 +53,12 @@ class StoredEvents:
 
     def users_without(self, event_ids: Collection[str]) -> list[str]:
         """Forget events. Returns the user of each that there was."""
-        return self.database.write(lambda connection: remove(connection, EVENTS.c.event_id.in_(event_ids)))
+        return self.database.write(lambda connection: remove_for_good(connection, EVENTS.c.event_id.in_(event_ids)))
 
     def remove_pair(self, user: str, item: str, type: str | None) -> None:
         """Forget a user's events on an item, of all types or of one."""
         which = [EVENTS.c.user == user, EVENTS.c.item == item, *([] if type is None else [EVENTS.c.type == type])]
-        self.database.write(lambda connection: remove(connection, sa.and_(*which)))
-
-    def remove_item(self, item: str) -> list[str]:
-        """Forget all events on an item. Returns the user of each."""
-        return self.database.write(lambda connection: remove(connection, EVENTS.c.item == item))
+        self.database.write(lambda connection: remove_for_good(connection, sa.and_(*which)))
 
     def feedback(self, **keys: str | None) -> list[Feedback]:
         """What users did with items, by type, of the user, item and type given; the latest first.
@@ -85,12 +84,15 @@ class StoredEvents:
             keys = keys.where(EVENTS.c.type == type)
         keys = keys.order_by(EVENTS.c.user, EVENTS.c.item, EVENTS.c.type).limit(count)
 
-        def read(connection: sa.Connection) -> list[Event]:
+        def read(connection: sa.Connection) -> list[Feedback]:
             wanted = [tuple(row) for row in connection.execute(keys)]
             query = sa.select(EVENTS).where(key.in_(wanted)).order_by(EVENTS.c.position)
-            return [_event(row)[1] for row in connection.execute(query)] if wanted else []
+            found = taken_together(_event(row)[1] for row in connection.execute(query)) if wanted else []
+            # The database's order, by which the next page begins, depends on its collation.
+            places = {one: place for place, one in enumerate(wanted)}
+            return sorted(found, key=lambda told: places[told.key])
 
-        return sorted(taken_together(self.database.read(read)), key=lambda told: told.key)
+        return self.database.read(read)
 
     def neighbours(self, user: str, count: int) -> list[tuple[str, float]]:
         """Users who had most of the items that a user had last, with the share of them that they had."""
@@ -181,11 +183,22 @@ def introduce(connection: sa.Connection, table: sa.Table, keys: Iterable[str]) -
         note(connection, "item", added)
 
 
-def remove(connection: sa.Connection, which: sa.ColumnElement[bool]) -> list[str]:
-    """Remove events in a transaction. Returns the user of each that there was."""
-    gone = connection.execute(sa.delete(EVENTS).where(which).returning(EVENTS.c.user)).scalars().all()
-    note(connection, "user", sorted({*gone}))
+def remove(connection: sa.Connection, which: sa.ColumnElement[bool]) -> list[Any]:
+    """Remove events in a transaction. Returns user, item, type and timestamp of each that there was."""
+    identities = [EVENTS.c[name] for name in IDENTITY]
+    gone = connection.execute(sa.delete(EVENTS).where(which).returning(*identities)).all()
+    note(connection, "user", sorted({event.user for event in gone}))
     return [*gone]
+
+
+def remove_for_good(connection: sa.Connection, which: sa.ColumnElement[bool]) -> list[str]:
+    """The same, so that they do not come back out of a Dataset. Returns the user of each."""
+    gone = remove(connection, which)
+    if gone:
+        salt = salt_of(connection)
+        marks = [{"fingerprint": event_fingerprint(salt, event)} for event in gone]
+        connection.execute(unless_there(connection, REMOVED_EVENTS), marks)
+    return [event.user for event in gone]
 
 
 def note(connection: sa.Connection, kind: str, keys: Sequence[str] | None) -> None:

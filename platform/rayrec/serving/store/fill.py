@@ -16,9 +16,10 @@ from rayrec.data.dataset import Dataset, read_part
 from rayrec.data.segments import ordered
 from rayrec.serving.state import Items, User
 from rayrec.serving.store.database import Database
-from rayrec.serving.store.events import note, unless_there
-from rayrec.serving.store.keys import ITEM_REMOVED, USER_ERASED, fingerprint_with, salt_of
-from rayrec.serving.store.tables import AUDIT, EVENTS, FILLED, ITEMS, USERS
+from rayrec.serving.store.events import IDENTITY, note, unless_there
+from rayrec.serving.store.fingerprints import event_fingerprint, fingerprint, salt_of
+from rayrec.serving.store.keys import ITEM_REMOVED, USER_ERASED
+from rayrec.serving.store.tables import AUDIT, EVENTS, FILLED, ITEMS, REMOVED_EVENTS, USERS
 
 ROWS_AT_ONCE = 20_000
 """Of a transaction: writers wait for no longer."""
@@ -63,24 +64,28 @@ class _Gone:
     Attributes:
         users: When each was erased, in milliseconds since the epoch, by the fingerprint of their key.
         items: Keys.
+        events: Fingerprints of single events.
         salt: What fingerprints are made with.
     """
 
     users: Mapping[str, int]
     items: Set[str]
+    events: Set[str]
     salt: bytes
 
     @classmethod
     def of(cls, connection: sa.Connection) -> _Gone:
-        """What the audit log says."""
+        """What the database says of it."""
         rows = connection.execute(sa.select(AUDIT.c.action, AUDIT.c.subject, AUDIT.c.at)).all()
         users = {row.subject: row.at for row in rows if row.action == USER_ERASED}
-        return cls(users, {row.subject for row in rows if row.action == ITEM_REMOVED}, salt_of(connection))
+        items = {row.subject for row in rows if row.action == ITEM_REMOVED}
+        events = {*connection.execute(sa.select(REMOVED_EVENTS.c.fingerprint)).scalars()}
+        return cls(users, items, events, salt_of(connection))
 
     def kept(self, rows: list[Json]) -> list[Json]:
         """Rows of items, users or events without what was to be forgotten."""
         users = {row["user"] for row in rows if "user" in row} if self.users else set()
-        marks = ((user, fingerprint_with(self.salt, user)) for user in users)
+        marks = ((user, fingerprint(self.salt, user)) for user in users)
         erased = {user: self.users[mark] for user, mark in marks if mark in self.users}
         return [row for row in rows if not self._is_gone(row, erased)]
 
@@ -88,7 +93,12 @@ class _Gone:
         if "user" not in row:
             return row["item"] in self.items
         at = erased.get(row["user"])
-        return at is not None and row.get("timestamp", at) <= at
+        if at is not None and row.get("timestamp", at) <= at:
+            return True
+        return bool(self.events) and "item" in row and self._is_removed(row)
+
+    def _is_removed(self, event: Json) -> bool:
+        return event_fingerprint(self.salt, [event[name] for name in IDENTITY]) in self.events
 
 
 def _fill_tables(database: Database, dataset: Dataset) -> None:
@@ -129,7 +139,7 @@ def _insert(table: sa.Table, rows: list[Json], connection: sa.Connection) -> Non
 def _insert_new(rows: list[Json], connection: sa.Connection) -> int:
     """Add events, unless one of that user, item, type and time is there. Returns how many were added."""
     given = {name: sa.bindparam(name, type_=EVENTS.c[name].type) for name in _GIVEN}
-    same = sa.and_(*(EVENTS.c[name] == given[name] for name in ("user", "timestamp", "item", "type")))
+    same = sa.and_(*(EVENTS.c[name] == given[name] for name in IDENTITY))
     row = sa.select(*given.values()).where(~sa.exists().where(same))
     insert = unless_there(connection, EVENTS).from_select([*given], row, include_defaults=False)
     left = _Gone.of(connection).kept(rows)

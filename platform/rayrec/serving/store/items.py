@@ -10,9 +10,9 @@ import sqlalchemy as sa
 
 from rayrec.serving.state import Item
 from rayrec.serving.store.database import Database
-from rayrec.serving.store.events import in_place, note
+from rayrec.serving.store.events import in_place, note, remove_for_good
 from rayrec.serving.store.keys import ITEM_REMOVED, recorded
-from rayrec.serving.store.tables import ITEMS
+from rayrec.serving.store.tables import EVENTS, ITEMS
 
 AT_ONCE = 500
 """Keys of a query: databases bound how many values one may have."""
@@ -46,6 +46,14 @@ class StoredItems:
         Returns whether there was one.
         """
         return self.database.write(lambda connection: _remove(connection, key, actor))
+
+    def remove_with_events(self, key: str, actor: str) -> tuple[bool, set[str]]:
+        """The same with all events on it. Returns whether there was one, and the users who had events on it."""
+
+        def write(connection: sa.Connection) -> tuple[bool, set[str]]:
+            return _remove(connection, key, actor), {*remove_for_good(connection, EVENTS.c.item == key)}
+
+        return self.database.write(write)
 
     def get(self, keys: Sequence[str]) -> list[Item]:
         """The items of these keys that there are."""

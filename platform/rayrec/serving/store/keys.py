@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import hmac
 import secrets
 import time
 from collections.abc import Mapping, Sequence
@@ -15,7 +14,7 @@ import sqlalchemy as sa
 from rayrec.errors import RecipeError
 from rayrec.serving.store.database import Database
 from rayrec.serving.store.events import note
-from rayrec.serving.store.tables import AUDIT, KEYS, SALT
+from rayrec.serving.store.tables import AUDIT, KEYS
 
 Scope = Literal["read", "write", "admin"]
 SCOPES: tuple[Scope, ...] = ("read", "write", "admin")
@@ -134,21 +133,6 @@ class StoredKeys:
 def hashed(text: str) -> str:
     """What is kept of a key. Its secret is as long as the hash: a slow one would not make it harder to guess."""
     return hashlib.sha256(text.encode(errors="replace")).hexdigest()
-
-
-def fingerprint(connection: sa.Connection, user: str) -> str:
-    """What stands for an erased user in the audit log: it cannot be made without this database."""
-    return fingerprint_with(salt_of(connection), user)
-
-
-def fingerprint_with(salt: bytes, user: str) -> str:
-    """The same, with what `salt_of` the database gave."""
-    return hmac.digest(salt, user.encode(), "sha256").hex()
-
-
-def salt_of(connection: sa.Connection) -> bytes:
-    """What fingerprints of this database are made with."""
-    return bytes(connection.execute(sa.select(SALT.c.value)).scalar_one())
 
 
 def recorded(connection: sa.Connection, actor: str, action: str, subject: str) -> None:

@@ -16,10 +16,12 @@ from rayrec.inference.release import Release
 from rayrec.inference.scorer import Scorer
 from rayrec.serving.state import Event, Item, Items, User
 from rayrec.serving.store.database import Database
+from rayrec.serving.store.erasures import Erasure, StoredErasures
 from rayrec.serving.store.events import StoredEvents
 from rayrec.serving.store.fill import fill
 from rayrec.serving.store.follower import Changed, Follower
 from rayrec.serving.store.histories import StoredHistories
+from rayrec.serving.store.impressions import StoredImpressions
 from rayrec.serving.store.items import StoredItems
 from rayrec.serving.store.keys import StoredKeys
 from rayrec.serving.store.users import StoredUsers
@@ -47,6 +49,8 @@ class Store:
         self.items = StoredItems(self.database)
         self.users = StoredUsers(self.database)
         self.keys = StoredKeys(self.database)
+        self.erasures = StoredErasures(self.database)
+        self.impressions = StoredImpressions(self.database)
         self._histories: WeakSet[StoredHistories] = WeakSet()
         self._changing = threading.Lock()
         # First: what is written while the catalogue is read is told of afterwards.
@@ -112,10 +116,12 @@ class Store:
 
     def remove_item(self, key: str, actor: str, with_events: bool = False) -> bool:
         """Take an item out of the catalogue, and if so asked out of the log. Returns whether there was one."""
-        there = self.items.remove(key, actor)
+        users: set[str] = set()
         if with_events:
-            self._heard(Changed({*self.events.remove_item(key)}))
-        self._heard(Changed(items={key}))
+            there, users = self.items.remove_with_events(key, actor)
+        else:
+            there = self.items.remove(key, actor)
+        self._heard(Changed(users, {key}))
         return there
 
     def put_users(self, users: Sequence[User]) -> None:
@@ -123,14 +129,15 @@ class Store:
         self.users.put(users)
         self._heard(Changed({user.user for user in users}))
 
-    def erase_user(self, key: str, actor: str) -> dict[str, int]:
-        """Forget a user and all events of theirs, at the request of ``actor``. Returns how many rows went, by table."""
-        gone = self.users.erase(key, actor)
+    def erase_user(self, key: str, actor: str) -> Erasure | None:
+        """Forget a user, at the request of ``actor``, see `StoredErasures.erase`."""
+        erasure = self.erasures.erase(key, actor)
         self._heard(Changed({key}))
-        return gone
+        return erasure
 
     def close(self) -> None:
         """End."""
+        self.impressions.stop()
         self._follower.stop()
         self.database.close()
 

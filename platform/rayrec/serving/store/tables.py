@@ -102,5 +102,43 @@ AUDIT = sa.Table(
 )
 """Who did what that cannot be undone. The ``subject`` of an erasure is a fingerprint: the user is to be forgotten."""
 
+IMPRESSIONS = sa.Table(
+    "impressions",
+    METADATA,
+    sa.Column("position", NUMBER, primary_key=True),
+    sa.Column("request_id", sa.Text, nullable=False),
+    sa.Column("user", sa.Text),
+    sa.Column("at", sa.BigInteger, nullable=False),
+    sa.Column("release", sa.Text, nullable=False),
+    sa.Column("source", sa.Text, nullable=False),
+    sa.Column("first", sa.Integer, nullable=False),
+    sa.Column("items", sa.JSON, nullable=False),
+    sa.Column("scores", sa.JSON, nullable=False),
+    sa.Column("propensities", sa.JSON, nullable=False),
+    sa.Index("impressions_of_users", "user", "position"),
+    sa.Index("impressions_of_requests", "request_id"),
+    sqlite_autoincrement=True,
+)
+"""See `rayrec.serving.state.Impression`: a row for each answer."""
+
+ERASURES = sa.Table(
+    "erasures",
+    METADATA,
+    sa.Column("position", NUMBER, primary_key=True),
+    sa.Column("erasure_id", sa.Text, nullable=False, unique=True),
+    sa.Column("user", sa.Text),
+    sa.Column("fingerprint", sa.Text, nullable=False),
+    sa.Column("actor", sa.Text, nullable=False),
+    sa.Column("asked", sa.BigInteger, nullable=False),
+    sa.Column("removed", sa.JSON, nullable=False),
+    sa.Column("datasets", sa.JSON, nullable=False),
+    sa.Index("erasures_by_time", "asked"),
+    sqlite_autoincrement=True,
+)
+"""See `rayrec.serving.store.erasures.Erasure`. ``user`` is there for as long as a Dataset may have them."""
+
+REMOVED_EVENTS = sa.Table("removed_events", METADATA, sa.Column("fingerprint", sa.Text, primary_key=True))
+"""Single events that were removed: Datasets have them still."""
+
 SALT = sa.Table("salt", METADATA, sa.Column("value", sa.LargeBinary, primary_key=True))
 """One row: what fingerprints of erased users are made with, so that nobody can look them up elsewhere."""

@@ -10,9 +10,8 @@ import sqlalchemy as sa
 
 from rayrec.serving.state import User
 from rayrec.serving.store.database import Database
-from rayrec.serving.store.events import in_place, note, remove
-from rayrec.serving.store.keys import USER_ERASED, fingerprint, recorded
-from rayrec.serving.store.tables import EVENTS, USERS
+from rayrec.serving.store.events import in_place, note
+from rayrec.serving.store.tables import USERS
 
 
 @dataclass(frozen=True)
@@ -41,10 +40,6 @@ class StoredUsers:
         update = sa.update(USERS).where(USERS.c.user == key).values({"user": key, **values})
         return self.database.write(lambda connection: connection.execute(update).rowcount > 0)
 
-    def erase(self, key: str, actor: str) -> dict[str, int]:
-        """Forget a user and all events of theirs, and record who asked. Returns how many rows went, by table."""
-        return self.database.write(lambda connection: _erase(connection, key, actor))
-
     def get(self, key: str) -> User | None:
         """A user."""
         found = self._read(sa.select(USERS).where(USERS.c.user == key))
@@ -57,13 +52,3 @@ class StoredUsers:
 
     def _read(self, query: sa.Select[Any]) -> list[User]:
         return self.database.read(lambda connection: [User(**row._mapping) for row in connection.execute(query)])
-
-
-def _erase(connection: sa.Connection, key: str, actor: str) -> dict[str, int]:
-    events = len(remove(connection, EVENTS.c.user == key))
-    users = connection.execute(sa.delete(USERS).where(USERS.c.user == key)).rowcount
-    if users and not events:
-        note(connection, "user", [key])
-    if users or events:
-        recorded(connection, actor, USER_ERASED, fingerprint(connection, key))
-    return {"events": events, "users": users}

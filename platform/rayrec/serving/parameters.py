@@ -1,0 +1,55 @@
+"""Parameters of routes that recommend."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import Depends, Query
+
+from rayrec.serving.engine import Wanted
+from rayrec.serving.schemas import MAX_COUNT, MAX_KEY, MAX_OFFSET
+
+MAX_CONTEXT = 4096
+MAX_NAMED = 20
+
+Count = Annotated[int, Query(ge=1, le=MAX_COUNT, description="How many items.")]
+Moment = Annotated[
+    str,
+    Query(max_length=MAX_CONTEXT, description="What the model reads of the moment: a JSON object, by column."),
+]
+Explain = Annotated[bool, Query(description="Say which items of the history speak most for each one.")]
+Debugging = Annotated[bool, Query(alias="debug", description="Say how the answer came about.")]
+Offset = Annotated[int, Query(ge=0, le=MAX_OFFSET, description="How many of the best to pass over.")]
+Name = Annotated[str, Query(max_length=MAX_KEY)]
+Categories = Annotated[
+    list[Name],
+    Query(
+        default_factory=list,
+        max_length=MAX_NAMED,
+        description="Only items of one of these categories; several by repeating.",
+    ),
+]
+Hours = Annotated[int, Query(ge=1, le=24 * 366, description="How far back.")]
+Exclude = Annotated[
+    list[Name],
+    Query(default_factory=list, max_length=MAX_NAMED, description="Not these items; several by repeating."),
+]
+
+
+Labels = Annotated[
+    list[Annotated[str, Query(pattern="^[^=]*=.*$", max_length=MAX_KEY)]],
+    Query(
+        alias="label",
+        default_factory=list,
+        max_length=MAX_NAMED,
+        description="Only items with this label, as NAME=VALUE; all of several by repeating.",
+    ),
+]
+
+
+def _wanted(categories: Categories, exclude: Exclude, labels: Labels) -> Wanted:
+    parted = [label.partition("=") for label in labels]
+    return Wanted(tuple(categories), tuple((name, value) for name, _, value in parted), tuple(exclude))
+
+
+Which = Annotated[Wanted, Depends(_wanted)]
