@@ -74,11 +74,12 @@ def test_events_are_read_page_by_page_in_the_order_in_which_they_came(store: Sto
 def test_odd_text_is_kept_as_it_is(store: Store) -> None:
     store.append([view(1, user=ODD, item=ODD, type=ODD, comment=ODD, context={ODD: ODD})])
     store.put_items([Item(ODD, ODD, (ODD,), {ODD: [ODD]}, 5, False, ODD)])
-    store.put_users([User(ODD, [ODD, None, 1.5], ODD)])
+    # In what is kept as JSON any character may be.
+    store.put_users([User(ODD, [ODD, "\0", None, 1.5], ODD)])
     assert store.events.page(0, 1)[0][1] == view(1, user=ODD, item=ODD, type=ODD, comment=ODD, context={ODD: ODD})
     assert store.items.get([ODD]) == [store.catalog.item(ODD)] == [Item(ODD, ODD, (ODD,), {ODD: [ODD]}, 5, False, ODD)]
     assert store.items.search("%_\\", 5) == store.items.get([ODD])
-    assert store.users.get(ODD) == User(ODD, [ODD, None, 1.5], ODD)
+    assert store.users.get(ODD) == User(ODD, [ODD, "\0", None, 1.5], ODD)
 
 
 def test_many_writers_at_once_lose_nothing(store: Store) -> None:

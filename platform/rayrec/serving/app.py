@@ -8,6 +8,7 @@ from fastapi import Depends, FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 
 from rayrec import __version__
+from rayrec.serving.document import add_document
 from rayrec.serving.envelope import Backend, StatusError, add_envelope, live
 from rayrec.serving.routes_bulk import add_bulk
 from rayrec.serving.routes_gorse import add_gorse
@@ -15,9 +16,7 @@ from rayrec.serving.routes_lists import add_lists
 from rayrec.serving.routes_recommend import add_recommendations
 from rayrec.serving.routes_records import add_records
 from rayrec.serving.routes_state import add_state
-from rayrec.serving.schemas import MAX_COLUMNS, ErrorAnswer, Health
-
-TEXT = "^[^\\u0000]*$"
+from rayrec.serving.schemas import ErrorAnswer, Health
 
 
 def build_app(backend: Backend) -> FastAPI:
@@ -36,7 +35,7 @@ def build_app(backend: Backend) -> FastAPI:
     add_bulk(app, backend)
     add_gorse(app, backend)
     _add_health(app, backend)
-    _add_document(app)
+    add_document(app, backend)
     return app
 
 
@@ -49,31 +48,6 @@ async def _known_parameters(request: Request) -> None:
     unknown = sorted({*request.query_params} - known)
     if unknown:
         raise StatusError(422, f"unknown parameter '{unknown[0][:100]}'. Known: {', '.join(sorted(known)) or 'none'}.")
-
-
-def _add_document(app: FastAPI) -> None:
-    """The OpenAPI document, which also says of every parameter what the envelope refuses."""
-    make = app.openapi
-
-    def document() -> dict[str, Any]:
-        if app.openapi_schema is None:
-            for operations in make()["paths"].values():
-                for parameter in (one for operation in operations.values() for one in operation.get("parameters", [])):
-                    _describe(parameter)
-        return make()
-
-    app.openapi = document  # type: ignore[method-assign]
-
-
-def _describe(parameter: dict[str, Any]) -> None:
-    """Say of a parameter what FastAPI has no words for."""
-    if parameter["name"] == "context":
-        del parameter["schema"]
-        parameter["content"] = {"application/json": {"schema": {"type": "object", "maxProperties": MAX_COLUMNS}}}
-        return
-    for schema in (parameter["schema"], parameter["schema"].get("items", {})):
-        if schema.get("type") == "string" and "enum" not in schema:
-            schema.setdefault("pattern", TEXT)
 
 
 def _add_health(app: FastAPI, backend: Backend) -> None:

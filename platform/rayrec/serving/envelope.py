@@ -116,6 +116,12 @@ class KeyPath(Convertor[str]):
         return value.replace("/", SLASH)
 
 
+class EntityPath(KeyPath):
+    """The same where ``/similar`` at the end asks for something else."""
+
+    regex = "(?!.*/similar$).*"
+
+
 class KeyPart(KeyPath):
     """A key within a path, whose slashes are written as ``%2F``."""
 
@@ -123,6 +129,7 @@ class KeyPart(KeyPath):
 
 
 register_url_convertor("key", KeyPath())
+register_url_convertor("entity", EntityPath())
 register_url_convertor("part", KeyPart())
 
 

@@ -16,10 +16,12 @@ from rayrec.data.views import open_view
 from rayrec.errors import RayrecError
 from rayrec.features.base import Fitted as FittedFeature
 from rayrec.features.columns import json_text
-from rayrec.features.times import as_seconds
+from rayrec.features.times import EARLIEST, MICROSECONDS_FROM, as_seconds
 
 MAX_TEXT = 10_000
 MAX_LIST = 1_000
+FIRST, LAST = EARLIEST, MICROSECONDS_FROM
+"""Of times that are numbers: seconds or milliseconds, told by their size."""
 MOMENT = "timestamp"
 """The column of the context that is the event's own time: of a request, the moment that it asks for."""
 
@@ -80,6 +82,10 @@ class RequestFeatures:
             return said
         # Each row of the log has a context, if only a missing one; of users, nothing at all may be known.
         return {**dict.fromkeys(columns), **({MOMENT: at} if MOMENT in columns else {}), **said}
+
+    def columns(self, name: str) -> dict[str, str]:
+        """The columns that are read of the ``user`` or the ``context``, and what each must be."""
+        return {column: _wanted(features[0])[0] for column, features in _by_column(self._features(name)).items()}
 
     def encode(self, name: str, known: Sequence[Said]) -> list[np.ndarray | None]:
         """Features of what `read` gave of several requests, in one pass, which costs hardly more than one request's.
@@ -168,6 +174,8 @@ def _is_vector(value: object, dimension: int) -> bool:
 
 
 def _is_time(value: object) -> bool:
+    if isinstance(value, bool) or (isinstance(value, int | float) and not FIRST <= value < LAST):
+        return False
     return _is_word(value) and bool(_seconds(value)[1][0])
 
 

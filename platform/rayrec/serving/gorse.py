@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import uuid
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from urllib.parse import quote, unquote
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
@@ -24,7 +24,7 @@ NEVER = "0001-01-01T00:00:00Z"
 
 Time = Annotated[
     Moment | None,
-    BeforeValidator(lambda given: None if given == "" else given, json_schema_input_type=Said | None),
+    BeforeValidator(lambda given: None if given == "" else given, json_schema_input_type=Said | Literal[""] | None),
 ]
 Note = Annotated[Text, Field(max_length=MAX_TEXT)]
 

@@ -7,10 +7,11 @@ from typing import Annotated
 from fastapi import Depends, Query
 
 from rayrec.serving.engine import Wanted
-from rayrec.serving.schemas import MAX_COUNT, MAX_KEY, MAX_OFFSET
+from rayrec.serving.schemas import MAX_COUNT, MAX_OFFSET
 
 MAX_CONTEXT = 4096
-MAX_NAMED = 20
+MAX_NAMED, MAX_NAME = 20, 256
+"""Of names in an address, which has room for 64 KB; bodies may have more and longer ones."""
 
 Count = Annotated[int, Query(ge=1, le=MAX_COUNT, description="How many items.")]
 Moment = Annotated[
@@ -20,7 +21,7 @@ Moment = Annotated[
 Explain = Annotated[bool, Query(description="Say which items of the history speak most for each one.")]
 Debugging = Annotated[bool, Query(alias="debug", description="Say how the answer came about.")]
 Offset = Annotated[int, Query(ge=0, le=MAX_OFFSET, description="How many of the best to pass over.")]
-Name = Annotated[str, Query(max_length=MAX_KEY)]
+Name = Annotated[str, Query(max_length=MAX_NAME)]
 Categories = Annotated[
     list[Name],
     Query(
@@ -37,7 +38,7 @@ Exclude = Annotated[
 
 
 Labels = Annotated[
-    list[Annotated[str, Query(pattern="^[^=]*=.*$", max_length=MAX_KEY)]],
+    list[Annotated[str, Query(pattern="^[^=]*=.*$", max_length=MAX_NAME)]],
     Query(
         alias="label",
         default_factory=list,

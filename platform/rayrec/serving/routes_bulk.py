@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import asdict
-from typing import Any, Literal
+from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import StreamingResponse
@@ -21,6 +21,7 @@ ROWS_AT_ONCE = 5_000
 BYTES_AT_ONCE = 4 << 20
 MAX_LINE = 1 << 20
 LINES = "application/x-ndjson"
+GIVEN: dict[int | str, dict[str, Any]] = {200: {"content": {LINES: {"schema": {"type": "string"}}}}}
 BODY = {"requestBody": {"content": {LINES: {"schema": {"type": "string"}}}}}
 
 
@@ -68,10 +69,18 @@ def add_bulk(app: FastAPI, backend: Backend) -> None:
         store = stored(backend)
         return await take(request, UserIn, lambda rows: store.put_users([row.stored() for row in rows]))
 
-    @app.get("/v1/bulk/{kind}", tags=["bulk"], responses={200: {"content": {LINES: {"schema": {"type": "string"}}}}})
-    async def export(kind: Literal["events", "items", "users", "impressions"]) -> Response:
-        """All there are, one a line; but for impressions as they can be given to be kept again."""
+    for kind in PAGES:
+        # Each a route of its own: methods of a path are told by its routes.
+        app.add_api_route(f"/v1/bulk/{kind}", _exporting(backend, kind), tags=["bulk"], responses=GIVEN)
+
+
+def _exporting(backend: Backend, kind: str) -> Callable[[], Awaitable[Response]]:
+    async def export() -> Response:
         return StreamingResponse(PAGES[kind](stored(backend)), media_type=LINES)
+
+    export.__name__ = f"export_{kind}"
+    export.__doc__ = f"All {kind} there are, one a line."
+    return export
 
 
 class _TooLongError(Exception):

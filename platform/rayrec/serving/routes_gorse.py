@@ -29,13 +29,12 @@ from rayrec.serving.gorse import (
 )
 from rayrec.serving.routes_gorse_recommend import add_recommending
 from rayrec.serving.routes_state import apart, kept
-from rayrec.serving.schemas import MAX_CATEGORIES, MAX_COUNT, MAX_KEY, MAX_OFFSET, MAX_TOGETHER
+from rayrec.serving.schemas import MAX_COUNT, MAX_KEY, MAX_OFFSET, MAX_TOGETHER
 from rayrec.serving.state import Item, User
 from rayrec.serving.store.store import Store
 
 Count = Annotated[int, Query(ge=1, le=MAX_COUNT)]
 Offset = Annotated[int, Query(ge=0, le=MAX_OFFSET)]
-Category = Annotated[list[str], Query(max_length=MAX_CATEGORIES, default_factory=list)]
 Cursor = Annotated[str, Query(max_length=10 * MAX_KEY)]
 Several = Annotated[list[FeedbackIn], Field(max_length=MAX_TOGETHER)]
 Searched = Annotated[str, Query(max_length=MAX_KEY)]

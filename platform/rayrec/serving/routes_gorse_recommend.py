@@ -13,15 +13,16 @@ from pydantic import Field
 from rayrec.serving.engine import Answer, Wanted
 from rayrec.serving.envelope import Backend, StatusError, live, stored
 from rayrec.serving.gorse import DELAY, FeedbackIn, SessionIn, scores, seconds
+from rayrec.serving.parameters import MAX_NAMED, Name
 from rayrec.serving.routes_recommend import asked, shown
 from rayrec.serving.routes_state import apart, kept
-from rayrec.serving.schemas import MAX_CATEGORIES, MAX_COUNT, MAX_KEY, MAX_OFFSET, MAX_TOGETHER
+from rayrec.serving.schemas import MAX_COUNT, MAX_KEY, MAX_OFFSET, MAX_TOGETHER
 from rayrec.serving.state import Event
 
 LISTS = ("popular", "latest")
 Count = Annotated[int, Query(ge=1, le=MAX_COUNT)]
 Offset = Annotated[int, Query(ge=0, le=MAX_OFFSET)]
-Category = Annotated[list[str], Query(max_length=MAX_CATEGORIES, default_factory=list)]
+Category = Annotated[list[Name], Query(max_length=MAX_NAMED, default_factory=list)]
 UserId = Annotated[str, Query(alias="user-id", max_length=MAX_KEY)]
 Version = Annotated[str, Header(alias="X-API-Version")]
 
@@ -39,7 +40,7 @@ def _add_lists(app: FastAPI, backend: Backend) -> None:
     async def recommend(
         request: Request,
         user: str,
-        within: Annotated[list[str], Query(alias="category", max_length=MAX_CATEGORIES, default_factory=list)],
+        within: Annotated[list[Name], Query(alias="category", max_length=MAX_NAMED, default_factory=list)],
         category: str = "",
         n: Count = 10,
         offset: Offset = 0,

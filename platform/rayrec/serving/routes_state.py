@@ -115,13 +115,13 @@ def _add_items(app: FastAPI, backend: Backend) -> None:
         items = await apart(stored(backend).items.search, q, n)
         return reply(request, live(backend), items=[view(item) for item in items])
 
-    @app.get("/v1/items/{item:key}", response_model=ItemAnswer, tags=["items"])
+    @app.get("/v1/items/{item:entity}", response_model=ItemAnswer, tags=["items"])
     async def get_item(request: Request, item: str) -> Response:
         """An item of the catalogue."""
         engine = live(backend)
         return reply(request, engine, **view(engine.item(item)))
 
-    @app.patch("/v1/items/{item:key}", response_model=ItemAnswer, tags=["items"])
+    @app.patch("/v1/items/{item:entity}", response_model=ItemAnswer, tags=["items"])
     async def patch_item(request: Request, item: str, body: ItemPatch) -> Response:
         """Change some attributes of an item."""
         changed = await kept(stored(backend).change_item, item, body.model_dump(exclude_unset=True))
@@ -129,7 +129,7 @@ def _add_items(app: FastAPI, backend: Backend) -> None:
         engine = live(backend)
         return reply(request, engine, **view(engine.item(item)))
 
-    @app.delete("/v1/items/{item:key}", response_model=Removed, tags=["items"])
+    @app.delete("/v1/items/{item:entity}", response_model=Removed, tags=["items"])
     async def delete_item(request: Request, item: str) -> Response:
         """Take an item out of the catalogue, so that nobody is recommended it. Events on it stay."""
         gone = await kept(stored(backend).remove_item, item, request.state.actor)
@@ -154,7 +154,7 @@ def _add_users(app: FastAPI, backend: Backend) -> None:
         following = users[-1].user if len(users) == n else None
         return reply(request, live(backend), users=[asdict(user) for user in users], cursor=following)
 
-    @app.get("/v1/users/{user:key}", response_model=UserAnswer, tags=["users"])
+    @app.get("/v1/users/{user:entity}", response_model=UserAnswer, tags=["users"])
     async def get_user(request: Request, user: str) -> Response:
         """What is told of a user."""
         found = await apart(stored(backend).users.get, user)
@@ -162,14 +162,14 @@ def _add_users(app: FastAPI, backend: Backend) -> None:
             raise StatusError(404, f"no user '{user}' is known.")
         return reply(request, live(backend), **asdict(found))
 
-    @app.patch("/v1/users/{user:key}", response_model=UserAnswer, tags=["users"])
+    @app.patch("/v1/users/{user:entity}", response_model=UserAnswer, tags=["users"])
     async def patch_user(request: Request, user: str, body: UserPatch) -> Response:
         """Change some of what is told of a user."""
         changed = await kept(stored(backend).users.change, user, body.model_dump(exclude_unset=True))
         _require(changed, f"no user '{user}' is known.")
         return await get_user(request, user)
 
-    @app.delete("/v1/users/{user:key}", response_model=Erased, tags=["users"])
+    @app.delete("/v1/users/{user:entity}", response_model=Erased, tags=["users"])
     async def delete_user(request: Request, user: str) -> Response:
         """Forget a user and everything they did, and have the Datasets do so."""
         erasure = await kept(stored(backend).erase_user, user, request.state.actor)

@@ -19,9 +19,10 @@ MAX_TEXT = 10_000
 MAX_CATEGORIES = 1000
 MAX_LABELS = 100_000
 MAX_TOGETHER = 1000
+TEXT = "^[^\\u0000]*$"
+"""Of keys and titles: databases keep all characters but this one."""
 FIRST, LAST = -(1 << 53), 1 << 53
 """Of timestamps: whole numbers that JavaScript has exactly."""
-Time = Annotated[int, Field(ge=0, lt=1 << 40)]
 Values = Annotated[
     dict[Annotated[str, Field(max_length=256)], JsonValue],
     Field(max_length=MAX_COLUMNS, description="By column, raw as in the log; what is left out or null is missing."),
@@ -31,7 +32,7 @@ Values = Annotated[
 def timestamp_of(given: object) -> object:
     """Milliseconds since the epoch of a number or of a text in ISO 8601, which without a zone is UTC."""
     if isinstance(given, bool) or not isinstance(given, str):
-        return given
+        return whole(given)
     try:
         at = datetime.fromisoformat(given)
     except ValueError as error:
@@ -39,6 +40,14 @@ def timestamp_of(given: object) -> object:
     return round((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() * 1000)
 
 
+def whole(given: object) -> object:
+    """The integer that a number is: JSON knows one kind of numbers, so 7.0 is one."""
+    return int(given) if isinstance(given, float) and given.is_integer() else given
+
+
+Time = Annotated[int, Field(ge=0, lt=1 << 40), BeforeValidator(whole)]
+Count = Annotated[int, Field(ge=1, le=MAX_COUNT), BeforeValidator(whole)]
+Offset = Annotated[int, Field(ge=0, le=MAX_OFFSET), BeforeValidator(whole)]
 Said = Annotated[int, Field(ge=FIRST, le=LAST)] | Annotated[str, Field(json_schema_extra={"format": "date-time"})]
 Moment = Annotated[
     int, BeforeValidator(timestamp_of, json_schema_input_type=Said), Field(ge=FIRST, le=LAST, strict=True)
@@ -70,12 +79,12 @@ def _labels(given: JsonValue) -> JsonValue:
     written = json.dumps(given, ensure_ascii=False, allow_nan=False)
     if len(written) > MAX_LABELS:
         raise ValueError(f"must not be longer than {MAX_LABELS:,} characters as JSON")
-    if "\\u0000" in written or not _is_text(written):
-        raise ValueError("must be text in Unicode without U+0000, which databases cannot keep")
+    if not _is_text(written):
+        raise ValueError("must be text in Unicode")
     return given
 
 
-Text = Annotated[str, AfterValidator(_text)]
+Text = Annotated[str, AfterValidator(_text), Field(json_schema_extra={"pattern": TEXT})]
 Key = Annotated[Text, AfterValidator(_short), Field(min_length=1, max_length=MAX_KEY)]
 Value = Annotated[float, Field(ge=-MAX_VALUE, le=MAX_VALUE, allow_inf_nan=False)]
 Labels = Annotated[dict[str, JsonValue] | list[JsonValue] | None, AfterValidator(_labels)]

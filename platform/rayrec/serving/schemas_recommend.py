@@ -9,11 +9,12 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from rayrec.serving.schemas import (
     MAX_COUNT,
     MAX_NAMED,
-    MAX_OFFSET,
     MAX_SESSION,
+    Count,
     Envelope,
     ItemView,
     Key,
+    Offset,
     Time,
     Values,
 )
@@ -88,7 +89,7 @@ class Basket(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     items: list[Key] = Field(min_length=1, max_length=MAX_SESSION)
-    n: int = Field(10, ge=1, le=MAX_COUNT, description="How many items to recommend.")
+    n: Count = Field(10, description="How many items to recommend.")
 
 
 class Rank(BaseModel):
@@ -142,8 +143,8 @@ class Session(BaseModel):
     )
     categories: list[Key] = Field([], max_length=MAX_NAMED, description="Only items of one of these.")
     exclude: list[Key] = Field([], max_length=MAX_NAMED, description="Not these items.")
-    n: int = Field(10, ge=1, le=MAX_COUNT, description="How many items to recommend.")
-    offset: int = Field(0, ge=0, le=MAX_OFFSET, description="How many of the best to pass over.")
+    n: Count = Field(10, description="How many items to recommend.")
+    offset: Offset = Field(0, description="How many of the best to pass over.")
 
     @model_validator(mode="after")
     def _a_time_each(self) -> Session:
