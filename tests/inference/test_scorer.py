@@ -11,7 +11,7 @@ import pytest
 from rayrec.artifacts import Storage
 from rayrec.errors import DataError
 from rayrec.inference.release import Release
-from rayrec.inference.scorer import Scorer
+from rayrec.inference.scorer import Scorer, of_like_length
 from rayrec.inference.top_k import top_k
 
 Published = tuple[Storage, Release]
@@ -44,6 +44,13 @@ def test_only_the_latest_events_count(scorer: Scorer) -> None:
 def test_others_in_the_batch_change_nothing(scorer: Scorer) -> None:
     alone = np.concatenate([scorer.score([history]) for history in HISTORIES])
     np.testing.assert_allclose(scorer.score(HISTORIES)[:, 1:], alone[:, 1:], atol=1e-5)
+
+
+def test_histories_of_like_length_share_a_pass() -> None:
+    parts = of_like_length([3, 100, 0, 90, 79, 2, 0], 0.8)
+    assert [part.tolist() for part in parts] == [[1, 3], [4], [0], [5], [2, 6]]
+    assert [part.tolist() for part in of_like_length([3, 100, 0], 0)] == [[1, 0, 2]]
+    assert [part.tolist() for part in of_like_length([], 0.8)] == [[]]
 
 
 def test_candidates_get_the_scores_they_have_among_all(scorer: Scorer) -> None:

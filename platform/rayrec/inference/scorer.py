@@ -62,9 +62,21 @@ class Scorer:
         Returns:
             ``[B, V + 1]`` float32 with minus infinity for padding, or ``[B, C]`` for candidates.
         """
-        scores = self.runtime(inputs(histories, contexts, self.max_length, self.widths)).copy()
+        scores = self._scores(histories, contexts)
         scores[:, 0] = -np.inf
         return scores if candidates is None else np.take_along_axis(scores, np.stack(candidates), axis=1)
+
+    def _scores(self, histories: Sequence[np.ndarray], contexts: Sequence[Context] | None) -> np.ndarray:
+        """Scores of one pass, or of several of like lengths."""
+        parts = of_like_length([min(len(history), self.max_length) for history in histories], self.runtime.alike)
+        if len(parts) == 1:
+            return self.runtime(inputs(histories, contexts, self.max_length, self.widths)).copy()
+        scores = np.empty((len(histories), len(self.item_keys) + 1), np.float32)
+        for part in parts:
+            known = None if contexts is None else [contexts[place] for place in part]
+            together = [histories[place] for place in part]
+            scores[part] = self.runtime(inputs(together, known, self.max_length, self.widths))
+        return scores
 
     def top(
         self,
@@ -120,3 +132,14 @@ class Scorer:
             raise ValueError("this model has no item vectors")
         lengths = np.linalg.norm(self.vectors, axis=1, keepdims=True)
         return np.asarray(self.vectors / np.maximum(lengths, 1e-12), dtype=np.float32)
+
+
+def of_like_length(lengths: Sequence[int], share: float) -> list[np.ndarray]:
+    """Places of histories, ``[n]`` int64 each, in parts in which none is shorter than a share of the longest."""
+    order = np.argsort(-np.asarray(lengths), kind="stable")
+    parts, first = [], 0
+    for place in range(1, len(order)):
+        if lengths[order[place]] < share * lengths[order[first]]:
+            parts.append(order[first:place])
+            first = place
+    return [*parts, order[first:]]

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 from urllib.parse import unquote
 
+import orjson
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
@@ -99,7 +100,17 @@ def reply(request: Request, engine: Engine, **content: Any) -> Response:
     """A plain response: what it holds was made here and needs no second validation."""
     release = engine.release
     envelope = {"request_id": request.state.request_id, "release": release.digest}
-    return JSONResponse({**envelope, "simulated": release.content["simulated"], **content})
+    return as_json({**envelope, "simulated": release.content["simulated"], **content})
+
+
+def as_json(content: Any) -> Response:
+    """A response with a body that is JSON already in all but form."""
+    try:
+        body = orjson.dumps(content)
+    except TypeError:
+        # Labels may have integers of more than 64 bits.
+        return JSONResponse(content)
+    return Response(body, media_type="application/json")
 
 
 class KeyPath(Convertor[str]):

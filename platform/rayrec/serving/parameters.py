@@ -25,7 +25,6 @@ Name = Annotated[str, Query(max_length=MAX_NAME)]
 Categories = Annotated[
     list[Name],
     Query(
-        default_factory=list,
         max_length=MAX_NAMED,
         description="Only items of one of these categories; several by repeating.",
     ),
@@ -33,7 +32,7 @@ Categories = Annotated[
 Hours = Annotated[int, Query(ge=1, le=24 * 366, description="How far back.")]
 Exclude = Annotated[
     list[Name],
-    Query(default_factory=list, max_length=MAX_NAMED, description="Not these items; several by repeating."),
+    Query(max_length=MAX_NAMED, description="Not these items; several by repeating."),
 ]
 
 
@@ -41,14 +40,18 @@ Labels = Annotated[
     list[Annotated[str, Query(pattern="^[^=]*=.*$", max_length=MAX_NAME)]],
     Query(
         alias="label",
-        default_factory=list,
         max_length=MAX_NAMED,
         description="Only items with this label, as NAME=VALUE; all of several by repeating.",
     ),
 ]
 
 
-def _wanted(categories: Categories, exclude: Exclude, labels: Labels) -> Wanted:
+# A default, since of a factory pydantic reads the signature with every request, which costs as much as all else; and
+# not a plain function, which FastAPI would call in a thread.
+NO_NAMES: list[str] = []
+
+
+async def _wanted(categories: Categories = NO_NAMES, exclude: Exclude = NO_NAMES, labels: Labels = NO_NAMES) -> Wanted:
     parted = [label.partition("=") for label in labels]
     return Wanted(tuple(categories), tuple((name, value) for name, _, value in parted), tuple(exclude))
 

@@ -13,7 +13,7 @@ from pydantic import Field
 from rayrec.serving.engine import Answer, Wanted
 from rayrec.serving.envelope import Backend, StatusError, live, stored
 from rayrec.serving.gorse import DELAY, FeedbackIn, SessionIn, scores, seconds
-from rayrec.serving.parameters import MAX_NAMED, Name
+from rayrec.serving.parameters import MAX_NAMED, NO_NAMES, Name
 from rayrec.serving.routes_recommend import asked, shown
 from rayrec.serving.routes_state import apart, kept
 from rayrec.serving.schemas import MAX_COUNT, MAX_KEY, MAX_OFFSET, MAX_TOGETHER
@@ -22,7 +22,7 @@ from rayrec.serving.state import Event
 LISTS = ("popular", "latest")
 Count = Annotated[int, Query(ge=1, le=MAX_COUNT)]
 Offset = Annotated[int, Query(ge=0, le=MAX_OFFSET)]
-Category = Annotated[list[Name], Query(max_length=MAX_NAMED, default_factory=list)]
+Category = Annotated[list[Name], Query(max_length=MAX_NAMED)]
 UserId = Annotated[str, Query(alias="user-id", max_length=MAX_KEY)]
 Version = Annotated[str, Header(alias="X-API-Version")]
 
@@ -40,7 +40,7 @@ def _add_lists(app: FastAPI, backend: Backend) -> None:
     async def recommend(
         request: Request,
         user: str,
-        within: Annotated[list[Name], Query(alias="category", max_length=MAX_NAMED, default_factory=list)],
+        within: Annotated[list[Name], Query(alias="category", max_length=MAX_NAMED)] = NO_NAMES,
         category: str = "",
         n: Count = 10,
         offset: Offset = 0,
@@ -92,7 +92,7 @@ def _add_lists(app: FastAPI, backend: Backend) -> None:
     @app.get("/api/popular/{within:part}", tags=["gorse"])
     @app.get("/api/popular", tags=["gorse"])
     async def popular(
-        category: Category,
+        category: Category = NO_NAMES,
         within: str = "",
         n: Count = 10,
         offset: Offset = 0,
@@ -104,7 +104,7 @@ def _add_lists(app: FastAPI, backend: Backend) -> None:
     @app.get("/api/latest/{within:part}", tags=["gorse"])
     @app.get("/api/latest", tags=["gorse"])
     async def latest(
-        category: Category,
+        category: Category = NO_NAMES,
         within: str = "",
         n: Count = 10,
         offset: Offset = 0,
@@ -116,7 +116,7 @@ def _add_lists(app: FastAPI, backend: Backend) -> None:
     @app.get("/api/non-personalized/{name:part}", tags=["gorse"])
     async def non_personalized(
         name: str,
-        category: Category,
+        category: Category = NO_NAMES,
         n: Count = 10,
         offset: Offset = 0,
         user_id: UserId = "",
@@ -141,13 +141,15 @@ def _add_neighbours(app: FastAPI, backend: Backend) -> None:
     @app.get("/api/item/{item:part}/neighbors/", tags=["gorse"], include_in_schema=False)
     @app.get("/api/item/{item:part}/neighbors", tags=["gorse"])
     async def item_neighbours(
-        item: str, category: Category, within: str = "", n: Count = 10, offset: Offset = 0
+        item: str, category: Category = NO_NAMES, within: str = "", n: Count = 10, offset: Offset = 0
     ) -> Response:
         """Items like this one."""
         return of_item(item, n, offset, [within, *category])
 
     @app.get("/api/item-to-item/{name:part}/{item:part}", tags=["gorse"])
-    async def item_to_item(name: str, item: str, category: Category, n: Count = 10, offset: Offset = 0) -> Response:
+    async def item_to_item(
+        name: str, item: str, category: Category = NO_NAMES, n: Count = 10, offset: Offset = 0
+    ) -> Response:
         """Items like this one; there is one way to find them, whatever it is called."""
         return of_item(item, n, offset, category)
 
@@ -163,7 +165,7 @@ def _add_neighbours(app: FastAPI, backend: Backend) -> None:
         return await of_user(user, n, offset)
 
     @app.get("/api/collaborative-filtering/{user:part}", tags=["gorse"])
-    async def collaborative(user: str, category: Category, n: Count = 10, offset: Offset = 0) -> Response:
+    async def collaborative(user: str, category: Category = NO_NAMES, n: Count = 10, offset: Offset = 0) -> Response:
         """Items for a user, with their scores."""
         engine = live(backend)
         found = await asked(engine, user, n, offset, wanted=Wanted(tuple(filter(None, category))))
