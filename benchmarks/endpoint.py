@@ -41,7 +41,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.state import database, show
 from tests.recipes import ITEMS, USERS, write_log, write_recipe
 
-from rayrec.cluster import free_port
+from rayrec.ports import free_port
 from rayrec.serving.store.store import Store
 
 WRITERS, READERS = 4, 4

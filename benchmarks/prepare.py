@@ -366,7 +366,7 @@ def recipe_values(logs: Path, work: Path) -> dict[str, Any]:
 @contextmanager
 def cluster(environment: dict[str, str]) -> Iterator[None]:
     """`rayrec start`, and `rayrec stop` afterwards."""
-    from rayrec.cluster import free_port
+    from rayrec.ports import free_port
 
     # Given here, Ray does not write a token for the user, to be found by everything this user runs later.
     environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex()}

@@ -45,8 +45,9 @@ from tests.watching import Silent
 
 from rayrec import pipeline
 from rayrec.artifacts import Storage
-from rayrec.cluster import free_port, started
+from rayrec.cluster import started
 from rayrec.inference.release import open_release
+from rayrec.ports import free_port
 from rayrec.recipe_files import parse_recipe
 from rayrec.serving.app import build_app
 from rayrec.serving.engine import Engine

@@ -75,6 +75,7 @@ def release(planted: Planted) -> Release:
         "dataset": {"name": dataset.name, "manifest": dataset.number, "view": planted.job.view},
         "event_types": [],
         "simulated": False,
+        "serving": {},
         "funnel": {"exclude_seen": True},
     }
     return publish_release(storage, content)

@@ -28,7 +28,8 @@ from rayrec.models.base import Fitted, Recommender
 from rayrec.models.registry import MODELS, model_class
 from rayrec.recipe_files import load_recipe
 from rayrec.serving.app import build_app
-from rayrec.serving.engine import Answer, Engine, Query
+from rayrec.serving.engine import Engine
+from rayrec.serving.queries import Answer, Query
 from rayrec.serving.store.store import Store
 from rayrec.training.feed import feed_for
 from rayrec.training.fit import fit_here

@@ -276,7 +276,7 @@ def serve(
     """Serve a Release over HTTP until Ctrl-C."""
     from rayrec.artifacts import Storage
     from rayrec.inference.release import open_release
-    from rayrec.recipe import Serving
+    from rayrec.recipe_serving import Serving
     from rayrec.serving.server import require_keys
     from rayrec.tracking import find_release
 

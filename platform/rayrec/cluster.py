@@ -20,6 +20,7 @@ import psutil
 
 from rayrec.artifacts import TEMPORARY, Json, Storage, home
 from rayrec.errors import ClusterError, DataError
+from rayrec.ports import choose_haproxy_ports, choose_replica_ports, free_port
 
 if TYPE_CHECKING:
     from rayrec.recipe_data import TableSource
@@ -45,7 +46,6 @@ SETTINGS = {
     # A head that is told to end ends, instead of draining for half a minute with nowhere to drain to.
     "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
 }
-HAPROXY_PORTS = ("RAY_SERVE_HAPROXY_METRICS_PORT", "RAY_SERVE_HAPROXY_STATS_PORT")
 AGENT_PORT = 52365
 """Ray's own choice, on which jobs depend."""
 
@@ -108,9 +108,8 @@ def started(cpus: int | None = None, object_store_bytes: int | None = None, verb
 
     prepare_environment()
     _forget_dead_cluster()
-    for name in HAPROXY_PORTS:
-        # Several such clusters may be on one machine; Serve's own defaults are for one.
-        os.environ.setdefault(name, str(free_port()))
+    choose_haproxy_ports(os.environ)
+    choose_replica_ports(os.environ)
     ray.init(
         address="local",
         num_cpus=cpus,
@@ -150,13 +149,6 @@ def _reporting_loss(address: str) -> Iterator[None]:
         ) from error
 
 
-def free_port() -> int:
-    """A port of localhost that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def has_fast_serve() -> bool:
     """Whether the cluster's nodes were started with `SERVE_SETTINGS` (workers inherit a node's environment)."""
     import ray
@@ -184,13 +176,15 @@ def start_standing(port: int = 6379, dashboard_port: int = 8265) -> Json:
     if _answers(f"127.0.0.1:{AGENT_PORT}"):
         # Another Ray on this machine has it. Ray itself would start all the same, and refuse every job.
         command += [f"--dashboard-agent-listen-port={free_port()}"]
+    environment = {**SETTINGS, **os.environ, "RAY_AUTH_MODE": os.environ.get("RAY_AUTH_MODE", "token")}
+    choose_replica_ports(environment)
     with log.open("wb") as output:
         process = subprocess.Popen(
             command,
             stdout=output,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
-            env={**SETTINGS, **os.environ, "RAY_AUTH_MODE": os.environ.get("RAY_AUTH_MODE", "token")},
+            env=environment,
             start_new_session=True,
         )
     began = psutil.Process(process.pid).create_time()

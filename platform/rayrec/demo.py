@@ -10,8 +10,9 @@ from rich.table import Table
 
 from rayrec import pipeline
 from rayrec.artifacts import Json, Storage
-from rayrec.cluster import connected, free_port
+from rayrec.cluster import connected
 from rayrec.errors import ClusterError
+from rayrec.ports import free_port
 from rayrec.recipe import Recipe
 from rayrec.recipe_files import load_recipe
 from rayrec.serving.server import serving

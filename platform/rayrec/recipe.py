@@ -17,6 +17,7 @@ from rayrec.metrics.ranking import METRICS, parse_metric
 from rayrec.models.checks import require
 from rayrec.models.optimization import Optimization
 from rayrec.recipe_data import Data, Section
+from rayrec.recipe_serving import Serving
 
 FOLDS = ("train", "validation", "test")
 NAME_PATTERN = r"^[a-z0-9][a-z0-9_.-]{0,62}$"
@@ -104,36 +105,6 @@ class Evaluation(Section):
         for metric in metrics:
             parse_metric(f"{metric}@1")
         return metrics
-
-
-class Serving(Section):
-    """The HTTP endpoint."""
-
-    host: str = Field("127.0.0.1", description="Address to listen on; other than localhost it needs API keys.")
-    port: int = Field(8000, ge=1, le=65535, description="Port to listen on.")
-    exclude_seen: bool = Field(True, description="Do not recommend what the user already had.")
-    min_replicas: int = Field(1, ge=1, description="Replicas when idle.")
-    max_replicas: int = Field(4, ge=1, description="Replicas under load.")
-    target_ongoing_requests: float = Field(
-        16, gt=0, description="Requests in flight a replica that autoscaling aims at."
-    )
-    max_queued_requests: int = Field(256, ge=1, description="Requests that wait in a replica; beyond, 429.")
-    max_batch_size: int = Field(64, ge=1, description="Most requests scored in one pass.")
-    replica_cpus: float = Field(0.5, gt=0, description="CPUs reserved a replica.")
-    state: str | None = Field(
-        None,
-        description="URL of the database of events, items and users, such as "
-        "postgresql://${USER}:${PASSWORD}@HOST/DATABASE; by default a SQLite file in RAYREC_HOME.",
-    )
-    impressions_days: int = Field(
-        30, ge=0, le=3660, description="Days for which the endpoint keeps what it recommended; 0 keeps nothing."
-    )
-
-    @model_validator(mode="after")
-    def _replicas_in_order(self) -> Serving:
-        if self.min_replicas > self.max_replicas:
-            raise ValueError(f"min_replicas ({self.min_replicas}) must not exceed max_replicas ({self.max_replicas})")
-        return self
 
 
 class Recipe(Section):

@@ -23,7 +23,7 @@ from rayrec.recipe import Recipe
 from rayrec.stages import Metrics, StageOutcome
 
 if TYPE_CHECKING:
-    from rayrec.serving.engine import Answer
+    from rayrec.serving.queries import Answer
     from rayrec.tracking import RegisteredRelease
 
 SHOWN = ("hr", "recall", "ndcg", "mrr", "coverage", "popularity_bias")

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import httpx
 
-from rayrec.cluster import SETTINGS, end_session, free_port
+from rayrec.cluster import SETTINGS, end_session
+from rayrec.ports import choose_replica_ports, free_port
 
 ROOT = Path(__file__).parents[2]
 START_SECONDS = 60
@@ -55,6 +56,7 @@ def head(python: str, home: Path, **variables: str) -> Iterator[Head]:
         # As an activated environment has it: a job's `python` is found there.
         environment |= {"RAY_TMPDIR": temporary, "PATH": f"{Path(python).parent}:{os.environ['PATH']}"}
         environment |= {"RAY_AUTH_MODE": "disabled"}
+        choose_replica_ports(environment)
         command = [python, "-m", "ray.scripts.scripts", "start", "--head", "--block", f"--port={port}", "--num-cpus=4"]
         command += [f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={free_port()}"]
         command += [f"--ray-client-server-port={free_port()}", f"--object-store-memory={150 << 20}"]

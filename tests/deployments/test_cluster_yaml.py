@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
-from rayrec.cluster import SERVE_SETTINGS, free_port
+from rayrec.cluster import SERVE_SETTINGS
+from rayrec.ports import free_port
 
 FILE = Path(__file__).parents[2] / "cluster.yaml"
 

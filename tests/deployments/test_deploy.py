@@ -22,7 +22,7 @@ from tests.watching import Silent
 
 from rayrec import pipeline
 from rayrec.artifacts import Storage
-from rayrec.cluster import free_port
+from rayrec.ports import free_port
 from rayrec.recipe_files import parse_recipe
 
 PATIENCE = 60

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from rayrec.cli import app as command_line
 from rayrec.errors import RecipeError
 from rayrec.inference.release import Release
-from rayrec.recipe import Serving
+from rayrec.recipe_serving import Serving
 from rayrec.serving.access import OPEN, READING
 from rayrec.serving.app import build_app
 from rayrec.serving.engine import Engine

@@ -12,7 +12,8 @@ from tests.recipes import ITEMS
 from rayrec.inference.release import Release, open_release
 from rayrec.serving.app import build_app
 from rayrec.serving.batching import OverloadedError
-from rayrec.serving.engine import Answer, Engine, Query
+from rayrec.serving.engine import Engine
+from rayrec.serving.queries import Answer, Query
 from rayrec.serving.store.store import Store
 
 

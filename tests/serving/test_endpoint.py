@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from tests.recipes import USERS
 
-from rayrec.cluster import free_port, has_fast_serve
+from rayrec.cluster import has_fast_serve
 from rayrec.inference.release import Release
-from rayrec.recipe import Serving
+from rayrec.ports import free_port
+from rayrec.recipe_serving import Serving
 from rayrec.serving.server import serving
 
 

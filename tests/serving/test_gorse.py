@@ -10,10 +10,10 @@ import pytest
 from gorse import Gorse, GorseException
 from tests.recipes import ITEMS, USERS
 
-from rayrec.cluster import free_port
 from rayrec.data.dataset import Dataset, read_part
 from rayrec.inference.release import Release
-from rayrec.recipe import Serving
+from rayrec.ports import free_port
+from rayrec.recipe_serving import Serving
 from rayrec.serving.gorse import seconds
 from rayrec.serving.server import serving
 

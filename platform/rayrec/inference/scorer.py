@@ -92,10 +92,16 @@ class Scorer:
         Returns:
             Item rows ``[B, k]`` int64 and scores ``[B, k]`` float32; row 0 where fewer are left.
         """
+        return top_k(self.masked(histories, exclude or [], contexts), k)
+
+    def masked(
+        self, histories: Sequence[np.ndarray], exclude: Sequence[np.ndarray], contexts: Sequence[Context] | None = None
+    ) -> np.ndarray:
+        """Scores as of `score`, ``[B, V + 1]``, with minus infinity for the item rows in ``exclude``."""
         scores = self.score(histories, contexts)
-        for row, rows in zip(scores, exclude or [], strict=False):
+        for row, rows in zip(scores, exclude, strict=False):
             row[rows] = -np.inf
-        return top_k(scores, k)
+        return scores
 
     def similar(self, rows: np.ndarray, k: int, excluded: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
         """The ``k`` items nearest to some items by their mean cosine: rows ``[k]`` and cosines ``[k]``.
@@ -110,7 +116,7 @@ class Scorer:
         """
         if self.vectors is None:
             return None
-        similarities = self._directions @ self._directions[rows].mean(axis=0)
+        similarities = self.directions @ self.directions[rows].mean(axis=0)
         for gone in ([0], rows, excluded):
             similarities[gone] = -np.inf
         found, values = top_k(similarities[None, :], k)
@@ -121,12 +127,12 @@ class Scorer:
         if self.vectors is None:
             return []
         among = np.unique(among)
-        cosines = self._directions[among] @ self._directions[row]
+        cosines = self.directions[among] @ self.directions[row]
         best = np.argsort(-cosines, kind="stable")[:k]
         return [(int(among[place]), float(cosines[place])) for place in best]
 
     @cached_property
-    def _directions(self) -> np.ndarray:
+    def directions(self) -> np.ndarray:
         """Item vectors of length 1: ``[V + 1, D]`` float32."""
         if self.vectors is None:
             raise ValueError("this model has no item vectors")

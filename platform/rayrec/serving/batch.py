@@ -122,8 +122,8 @@ class Answers:
         places = [int(place) for place in batch["id"] if self.keys[int(place)].is_valid]
         queries = [self.engine.history_query(self.histories.at(place), self.count, 0) for place in places]
         found = self.engine.ranked(queries)
-        lengths = [len(ranked.rows) for ranked in found]
-        items = [ranked.scorer.item_keys[row - 1] for ranked in found for row in ranked.rows]
+        lengths = [len(ranked.keys) for ranked in found]
+        items = [key for ranked in found for key in ranked.keys]
         columns: dict[str, Any] = {
             "user": self.keys.take(pa.array(np.repeat(places, lengths).astype(np.int64))),
             "rank": np.concatenate([np.arange(1, length + 1) for length in [0, *lengths]]),

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from rayrec.artifacts import Json
-from rayrec.serving.engine import ANYTHING, Engine, Query, Wanted
+from rayrec.serving.engine import Engine
+from rayrec.serving.queries import ANYTHING, Query, Wanted
 
 LATEST = 10
 

@@ -18,10 +18,11 @@ from rayrec.artifacts import Storage
 from rayrec.data.dataset import open_dataset
 from rayrec.errors import RecipeError
 from rayrec.inference.release import open_release
-from rayrec.recipe import Serving
+from rayrec.recipe_serving import Serving
 from rayrec.serving.app import build_app
 from rayrec.serving.batching import Batcher
-from rayrec.serving.engine import Answer, Engine, Query
+from rayrec.serving.engine import Engine
+from rayrec.serving.queries import Answer, Query
 from rayrec.serving.store.store import Store, state_url
 from rayrec.tracking import find_release
 
@@ -144,7 +145,7 @@ class Endpoint:
         store = self._store_of(given.state or settings.state, content["name"])
         store.impressions.days = settings.impressions_days
         store.fill(open_dataset(storage, content["dataset"]["name"], content["dataset"]["manifest"]))
-        engine = Engine.load(storage, digest, known=store.histories_of, catalog=store.catalog)
+        engine = Engine.load(storage, digest, known=store.histories_of, catalog=store.catalog, trending=store.trending)
 
         def compute(queries: Sequence[Query]) -> Sequence[Answer]:
             return engine.answer(queries)

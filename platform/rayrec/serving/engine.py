@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import islice
 from types import MappingProxyType
 
 import numpy as np
 
-from rayrec.artifacts import Json, Storage
+from rayrec.artifacts import Storage
 from rayrec.data.dataset import open_dataset
 from rayrec.data.event_log import load_histories
 from rayrec.data.user_features import check_features, everyones_features
@@ -18,10 +18,12 @@ from rayrec.errors import RayrecError
 from rayrec.inference.inputs import Context
 from rayrec.inference.release import Release, open_release
 from rayrec.inference.scorer import Scorer
+from rayrec.recipe_serving import Serving
 from rayrec.serving.features import RequestFeatures, Said, moment
+from rayrec.serving.funnel.funnel import Funnel, Keys
+from rayrec.serving.queries import ANYTHING, LATEST, MODEL, POPULAR, Answer, Query, Ranked, ScoredItem, Wanted
 from rayrec.serving.state import Catalog, DatasetHistories, History, HistoryStore, Item, Items
 
-MODEL, POPULAR, LATEST = "model", "popular", "latest"
 POPULARITY = "popularity"
 """The kind of model that knows nothing of what goes with an item."""
 NOTHING: Said = MappingProxyType({})
@@ -36,97 +38,8 @@ EXPLAINING, MOST_EXPLAINING = 3, 200
 MOST_KEPT = 1000
 """Sets of categories of which it is kept in memory what lies outside."""
 
-
-@dataclass(frozen=True)
-class Wanted:
-    """Which items may be recommended.
-
-    Attributes:
-        categories: Only items that belong to one of these; by default all.
-        labels: Only items with all of these labels, each a name and a value (or one of several).
-        exclude: Keys of items that may not.
-        only: Only items with these keys, also those that the user had.
-    """
-
-    categories: tuple[str, ...] = ()
-    labels: tuple[tuple[str, str], ...] = ()
-    exclude: tuple[str, ...] = ()
-    only: tuple[str, ...] | None = None
-
-
-ANYTHING = Wanted()
 Known = Callable[[Release, Scorer], HistoryStore]
 """Gives the histories of users by the item rows of a Release's model."""
-
-
-@dataclass(frozen=True)
-class Query:
-    """A request for recommendations.
-
-    Attributes:
-        history: Item rows to recommend from, oldest first: ``[n]`` int64.
-        count: How many items.
-        offset: How many of the best to pass over.
-        exclude: Item rows not to recommend: ``[m]`` int64.
-        context: What else is known.
-        user: What is said of who asks, in place of the features in ``context``; by column, not encoded yet.
-        moment: What is known of the moment; likewise.
-    """
-
-    history: np.ndarray
-    count: int
-    offset: int
-    exclude: np.ndarray
-    context: Context
-    user: Said = field(default_factory=dict)
-    moment: Said = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class ScoredItem:
-    """A recommended item with its score (higher is better; comparable within one answer only)."""
-
-    item: Item
-    score: float
-
-    def to_json(self) -> Json:
-        """As it goes over HTTP."""
-        item = self.item
-        return {"item": item.item, "title": item.title, "categories": list(item.categories), "score": self.score}
-
-
-@dataclass(frozen=True)
-class Answer:
-    """Recommendations, and where they come from.
-
-    Attributes:
-        items: Best first.
-        source: ``model``; ``popular`` when nothing is known to recommend from; ``latest`` where that is asked for.
-    """
-
-    items: list[ScoredItem]
-    source: str
-
-    def to_json(self) -> Json:
-        """As it goes over HTTP."""
-        return {"source": self.source, "items": [scored.to_json() for scored in self.items]}
-
-
-@dataclass(frozen=True)
-class Ranked:
-    """The best items of one request as item rows, best first.
-
-    Attributes:
-        source: As in `Answer`.
-        scorer: Whose item rows they are.
-        rows: ``[n]`` int64.
-        scores: ``[n]`` float32.
-    """
-
-    source: str
-    scorer: Scorer
-    rows: np.ndarray
-    scores: np.ndarray
 
 
 class Engine:
@@ -139,6 +52,7 @@ class Engine:
         histories: Histories of users.
         catalog: The items.
         features: Features that the model reads of requests.
+        trending: Gives the keys of items that trend; by default there are none.
     """
 
     def __init__(
@@ -149,6 +63,7 @@ class Engine:
         histories: HistoryStore,
         catalog: Catalog,
         features: RequestFeatures,
+        trending: Keys = tuple,
     ) -> None:
         self.release = release
         self.scorer = scorer
@@ -157,6 +72,9 @@ class Engine:
         self.catalog = catalog
         self.features = features
         self.exclude_seen = bool(release.content["funnel"]["exclude_seen"])
+        policy = Serving(**release.content["serving"]).funnel
+        made = Funnel(policy, scorer, popular, catalog, trending, release.content["name"])
+        self._funnel = None if policy.is_plain else made
         self._left_out: tuple[int, dict[tuple[object, ...], np.ndarray]] = (-1, {})
 
     @classmethod
@@ -167,6 +85,7 @@ class Engine:
         threads: int = 1,
         known: Known | None = None,
         catalog: Catalog | None = None,
+        trending: Keys = tuple,
     ) -> Engine:
         """Load, check and warm a Release.
 
@@ -176,6 +95,7 @@ class Engine:
             threads: Threads of the scorer.
             known: Gives the histories of users; by default `histories_of`.
             catalog: The items; by default those of the Release's Dataset.
+            trending: Gives the keys of items that trend; by default there are none.
 
         Raises:
             ModelError: A part is missing, damaged, or gives other answers than when it was published.
@@ -189,7 +109,7 @@ class Engine:
         check_features(bundle.manifest, bundle.path, dataset, view)
         features = RequestFeatures.of(dataset, view, scorer.widths)
         histories = known(release, scorer) if known else histories_of(release)
-        engine = cls(release, scorer, popular, histories, catalog or Items.of(dataset), features)
+        engine = cls(release, scorer, popular, histories, catalog or Items.of(dataset), features, trending)
         engine.answer([engine.session_query([], 10, 0)])
         return engine
 
@@ -198,7 +118,9 @@ class Engine:
     ) -> Query | None:
         """What to ask for a user; None for a user nobody has seen. ``context``: as for `session_query`."""
         history = self.histories.history(user)
-        return None if history is None else self.history_query(history, count, offset, context, wanted=wanted)
+        if history is None:
+            return None
+        return replace(self.history_query(history, count, offset, context, wanted=wanted), who=user)
 
     def session_query(
         self,
@@ -247,6 +169,9 @@ class Engine:
             context=Context(_until(history.times, at), history.features),
             user=self.features.read("user", user, at),
             moment=self.features.read("context", context, at),
+            at=at,
+            others=history.others,
+            wanted=wanted,
         )
 
     def rows_outside(self, wanted: Wanted, known: bool) -> np.ndarray:
@@ -268,25 +193,34 @@ class Engine:
 
     def answer(self, queries: Sequence[Query]) -> list[Answer]:
         """Answer several requests in one pass of each model."""
-        return [Answer(self._items(found), found.source) for found in self.ranked(queries)]
+        return [self._answer(found) for found in self.ranked(queries)]
 
     def ranked(self, queries: Sequence[Query]) -> list[Ranked]:
-        """The same, as item rows."""
+        """The same, as keys."""
         answers: list[Ranked | None] = [None] * len(queries)
-        for source, scorer in ((MODEL, self.scorer), (POPULAR, self.popular)):
-            places = [i for i, query in enumerate(queries) if (len(query.history) > 0) == (source == MODEL)]
-            if not places:
-                continue
-            chosen = [queries[place] for place in places]
-            depth = max(query.offset + query.count for query in chosen)
-            histories, excluded = [query.history for query in chosen], [query.exclude for query in chosen]
-            rows, scores = scorer.top(histories, depth, excluded, self._contexts(chosen))
-            for place, query, found, values in zip(places, chosen, rows, scores, strict=True):
-                wanted = slice(query.offset, query.offset + query.count)
-                # Row 0 ends the list.
-                real = found[wanted] != 0
-                answers[place] = Ranked(source, scorer, found[wanted][real], values[wanted][real])
+        alike: dict[tuple[str, Funnel | None], list[int]] = {}
+        for place, query in enumerate(queries):
+            # Candidates of the client's own are ranked as they are.
+            funnel = None if query.wanted.only is not None else self._funnel
+            alike.setdefault((MODEL if len(query.history) else POPULAR, funnel), []).append(place)
+        for (source, funnel), places in alike.items():
+            for place, found in zip(places, self._ranked(source, funnel, [queries[p] for p in places]), strict=True):
+                answers[place] = found
         return [answer for answer in answers if answer is not None]
+
+    def _ranked(self, source: str, funnel: Funnel | None, queries: Sequence[Query]) -> list[Ranked]:
+        scorer = self.scorer if source == MODEL else self.popular
+        histories, excluded = [query.history for query in queries], [query.exclude for query in queries]
+        contexts = self._contexts(queries)
+        if funnel is not None:
+            return funnel.ranked(source, scorer.masked(histories, excluded, contexts), queries)
+        depth = max(query.offset + query.count for query in queries)
+        rows, scores = scorer.top(histories, depth, excluded, contexts)
+        asked = [slice(query.offset, query.offset + query.count) for query in queries]
+        return [
+            Ranked.by_rows(source, scorer, found[part], values[part])
+            for found, values, part in zip(rows, scores, asked, strict=True)
+        ]
 
     def _contexts(self, queries: Sequence[Query]) -> list[Context]:
         """What is known of each request besides its history, encoded."""
@@ -318,7 +252,7 @@ class Engine:
             self.item(key)
         rows = self.scorer.rows_of(keys)
         if len(rows) and self.scorer.kind != POPULARITY:
-            return Answer(self._items(Ranked(MODEL, self.scorer, *self._nearest(rows, count, wanted))), MODEL)
+            return self._answer(Ranked.by_rows(MODEL, self.scorer, *self._nearest(rows, count, wanted)))
         exclude = np.concatenate([self.popular.rows_of(keys), self.rows_outside(wanted, False)])
         return self.answer([Query(exclude[:0], count, 0, exclude, Context())])[0]
 
@@ -352,11 +286,10 @@ class Engine:
             raise UnknownItemError(f"no item '{key}' is in the catalogue.")
         return found
 
-    def _items(self, found: Ranked) -> list[ScoredItem]:
-        """Catalogue entries of item rows; row 0 ends the list."""
-        pairs = zip(found.rows, found.scores, strict=True)
-        keys = [(found.scorer.item_keys[row - 1], float(score)) for row, score in pairs if row]
-        return [ScoredItem(self.catalog.item(key) or Item(key), score) for key, score in keys]
+    def _answer(self, found: Ranked) -> Answer:
+        """With the entries of the catalogue."""
+        each = zip(found.keys, found.scores.tolist(), found.propensities, found.paths, strict=True)
+        return Answer([ScoredItem(self.catalog.item(key) or Item(key), *rest) for key, *rest in each], found.source)
 
 
 def _until(times: np.ndarray | None, at: int) -> np.ndarray | None:

@@ -21,8 +21,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rayrec.serving.access import Gate, path_of
 from rayrec.serving.batching import OverloadedError
-from rayrec.serving.engine import Answer, Engine, Query, UnknownItemError
+from rayrec.serving.engine import Engine, UnknownItemError
 from rayrec.serving.features import FeatureError
+from rayrec.serving.queries import Answer, Query
 from rayrec.serving.schemas import MAX_KEY
 from rayrec.serving.store.database import BusyError, UnavailableError
 from rayrec.serving.store.store import Store

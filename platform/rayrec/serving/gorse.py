@@ -10,7 +10,7 @@ from urllib.parse import quote, unquote
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
 
-from rayrec.serving.engine import Answer
+from rayrec.serving.queries import Answer
 from rayrec.serving.schemas import MAX_CATEGORIES, MAX_TEXT, Key, Moment, Said, Text
 from rayrec.serving.schemas import Labels as AnyLabels
 from rayrec.serving.schemas import Value as AnyValue

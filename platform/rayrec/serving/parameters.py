@@ -6,7 +6,7 @@ from typing import Annotated
 
 from fastapi import Depends, Query
 
-from rayrec.serving.engine import Wanted
+from rayrec.serving.queries import Wanted
 from rayrec.serving.schemas import MAX_COUNT, MAX_OFFSET
 
 MAX_CONTEXT = 4096

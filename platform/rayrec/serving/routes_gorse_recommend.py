@@ -10,10 +10,10 @@ from fastapi import FastAPI, Header, Query, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import Field
 
-from rayrec.serving.engine import Answer, Wanted
 from rayrec.serving.envelope import Backend, StatusError, live, stored
 from rayrec.serving.gorse import DELAY, FeedbackIn, SessionIn, scores, seconds
 from rayrec.serving.parameters import MAX_NAMED, NO_NAMES, Name
+from rayrec.serving.queries import Answer, Wanted
 from rayrec.serving.routes_recommend import asked, shown
 from rayrec.serving.routes_state import apart, kept
 from rayrec.serving.schemas import MAX_COUNT, MAX_KEY, MAX_OFFSET, MAX_TOGETHER

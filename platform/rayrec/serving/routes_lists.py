@@ -7,9 +7,9 @@ import time
 
 from fastapi import FastAPI, Request, Response
 
-from rayrec.serving.engine import Answer, ScoredItem
 from rayrec.serving.envelope import Backend, live, reply, stored
 from rayrec.serving.parameters import Count, Hours, Offset, Which
+from rayrec.serving.queries import Answer, ScoredItem
 from rayrec.serving.schemas_recommend import Recommendations, SimilarItems, SimilarUsers
 
 

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fastapi import FastAPI, Request, Response
 from pydantic import JsonValue, TypeAdapter, ValidationError
 
 from rayrec.artifacts import Json
 from rayrec.serving.debug import account
-from rayrec.serving.engine import Answer, Engine, Wanted
-from rayrec.serving.engine import Query as EngineQuery
+from rayrec.serving.engine import Engine
 from rayrec.serving.envelope import Backend, live, reply
 from rayrec.serving.features import FeatureError, Said
 from rayrec.serving.parameters import Count, Debugging, Explain, Moment, Offset, Which
+from rayrec.serving.queries import Answer, Wanted
+from rayrec.serving.queries import Query as EngineQuery
 from rayrec.serving.schemas import Values
 from rayrec.serving.schemas_recommend import (
     Basket,
@@ -80,7 +81,7 @@ def add_recommendations(app: FastAPI, backend: Backend) -> None:
         engine, began = live(backend), time.perf_counter()
         found = await asked(engine, user, n, offset, _values("context", context), which)
         ready = time.perf_counter()
-        answer = await backend.answer(engine, found.query)
+        answer = await backend.answer(engine, replace(found.query, debug=debug))
         seconds = {"ask": ready - began, "answer": time.perf_counter() - ready}
         content = answer.to_json()
         if explain:
@@ -128,11 +129,11 @@ def shown(backend: Backend, request: Request, engine: Engine, answer: Answer, us
         return
     items, scores = [scored.item.item for scored in answer.items], [scored.score for scored in answer.items]
     now, release = int(time.time() * 1000), engine.release.digest
-    certain = [1.0] * len(items)
-    request_id = request.state.request_id
-    backend.store.impressions.log(
-        Impression(request_id, user, now, release, answer.source, offset + 1, items, scores, certain)
+    propensities = [scored.propensity for scored in answer.items]
+    told = Impression(
+        request.state.request_id, user, now, release, answer.source, offset + 1, items, scores, propensities
     )
+    backend.store.impressions.log(told)
 
 
 def _explain(engine: Engine, query: EngineQuery, items: list[Json]) -> None:

@@ -27,10 +27,18 @@ class Because(BaseModel):
     similarity: float = Field(description="The cosine of their vectors.")
 
 
+class PathTaken(BaseModel):
+    """How an item came to its place."""
+
+    by: str = Field(description="`order`; `chance`, by exploration; `cold`, in a place for what no model knows yet.")
+    sources: dict[str, int] | None = Field(None, description="Where it was found, with its place there, from 1.")
+
+
 class RecommendedItem(ItemView):
     """An item of an answer."""
 
-    score: float = Field(description="Higher is better; comparable within one answer only.")
+    score: float = Field(description="The model's: comparable within one answer; 0 of what the model does not know.")
+    path: PathTaken | None = Field(None, description="With `debug`, where the recipe has a funnel.")
     because: list[Because] | None = Field(None, description="With `explain`: empty of models without item vectors.")
 
 

@@ -17,7 +17,7 @@ from ray.serve.schema import LoggingConfig
 from rayrec.artifacts import Storage
 from rayrec.errors import ClusterError, RecipeError
 from rayrec.inference.release import open_release
-from rayrec.recipe import Serving
+from rayrec.recipe_serving import Serving
 from rayrec.serving.deployment import APP_NAME, build_application
 from rayrec.serving.store.database import Database
 from rayrec.serving.store.keys import StoredKeys

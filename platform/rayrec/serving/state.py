@@ -69,11 +69,13 @@ class History:
         items: ``[n]`` int64 item rows.
         times: ``[n]`` int64 seconds since the epoch; None where the log has no times.
         features: ``[F]`` float32, of the user, as the model reads them; None where it reads none.
+        others: Keys of items that the model does not know.
     """
 
     items: np.ndarray
     times: np.ndarray | None
     features: np.ndarray | None = None
+    others: Sequence[str] = ()
 
 
 @dataclass(frozen=True)

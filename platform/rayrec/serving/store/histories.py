@@ -108,7 +108,8 @@ class StoredHistories:
         ]
         items = np.array([row for row, _ in found], np.int64)
         times = np.array([timestamp // 1000 for _, timestamp in found], np.int64) if self._timed else None
-        return History(items, times, self._features_of(user))
+        others = [item for item, _, _ in events if item not in self._rows]
+        return History(items, times, self._features_of(user), others)
 
     def _features_of(self, user: str) -> np.ndarray | None:
         if self._features is None:

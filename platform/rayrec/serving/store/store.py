@@ -24,6 +24,7 @@ from rayrec.serving.store.histories import StoredHistories
 from rayrec.serving.store.impressions import StoredImpressions
 from rayrec.serving.store.items import StoredItems
 from rayrec.serving.store.keys import StoredKeys
+from rayrec.serving.store.trending import Trending
 from rayrec.serving.store.users import StoredUsers
 
 
@@ -41,6 +42,7 @@ class Store:
     Attributes:
         catalog: Every item, in memory.
         keyring: The keys of those who may ask, in memory.
+        trending: Gives the keys of items that trend, in memory.
     """
 
     def __init__(self, url: str) -> None:
@@ -49,6 +51,7 @@ class Store:
         self.items = StoredItems(self.database)
         self.users = StoredUsers(self.database)
         self.keys = StoredKeys(self.database)
+        self.trending = Trending(self.events)
         self.erasures = StoredErasures(self.database)
         self.impressions = StoredImpressions(self.database)
         self._histories: WeakSet[StoredHistories] = WeakSet()

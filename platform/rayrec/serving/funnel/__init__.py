@@ -1,0 +1,1 @@
+"""From candidates to an answer: sources, and what is done with the order of their items."""

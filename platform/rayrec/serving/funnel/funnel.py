@@ -1,0 +1,199 @@
+"""From a model's scores to what is shown: candidates of several sources, merged, and arranged by a policy."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from rayrec.inference.scorer import Scorer
+from rayrec.inference.top_k import top_k
+from rayrec.recipe_serving import Funnel as Policy
+from rayrec.serving.funnel.attributes import Attributes
+from rayrec.serving.funnel.candidates import Gathered, gather
+from rayrec.serving.funnel.rerank import Candidates, Places, Rules, arrange, scaled
+from rayrec.serving.queries import MODEL, Query, Ranked, Shown
+from rayrec.serving.state import Catalog
+
+RECENT = 5
+"""Latest items of a history that others are like."""
+MOST_POPULAR = 1000
+MOST_COLD = 1000
+"""The newest of the items that the model does not know, among which chance chooses."""
+DAY = 24 * 3600.0
+
+Keys = Callable[[], Sequence[str]]
+
+
+@dataclass(frozen=True)
+class _Arranged:
+    """A batch, with everything that is known of it.
+
+    Attributes:
+        scorer: Whose rows they are.
+        scores: ``[B, V + 1]`` float32.
+        gathered: The candidates.
+        relevance: ``[B, C]`` of them.
+        placed: The places that the rules gave.
+    """
+
+    scorer: Scorer
+    scores: np.ndarray
+    gathered: Gathered
+    relevance: np.ndarray
+    placed: Places
+
+    def shown(self, request: int, detailed: bool) -> Iterator[Shown]:
+        """The items of a request: those that the rules gave a place, then the others by their relevance."""
+        chosen = self.placed.chosen[request]
+        for place, candidate in enumerate(chosen[chosen >= 0]):
+            chance = bool(self.placed.by_chance[request, place])
+            path = {"by": "chance" if chance else "order"} if detailed else {}
+            yield self._item(request, int(candidate), float(self.placed.propensities[request, place]), path)
+        if (chosen < 0).any():
+            # The rules allow no other.
+            return
+        behind = np.argsort(-self.relevance[request], kind="stable")
+        for candidate in behind[~np.isin(behind, chosen) & np.isfinite(self.relevance[request][behind])]:
+            yield self._item(request, int(candidate), 1.0, {"by": "order"} if detailed else {})
+
+    def _item(self, request: int, candidate: int, propensity: float, path: Mapping[str, object]) -> Shown:
+        row = int(self.gathered.rows[request, candidate])
+        sources = {"sources": self.gathered.sources(request, candidate)} if path else {}
+        return Shown(
+            self.scorer.item_keys[row - 1], float(self.scores[request, row]), propensity, {**sources, **path} or None
+        )
+
+
+class Funnel:
+    """A Release's policy, at work.
+
+    Args:
+        policy: The recipe's `serving.funnel`.
+        scorer: The model.
+        popular: What answers who has no history.
+        catalog: The items.
+        trending: Gives the keys of items that trend, the first one most.
+        salt: What chance begins with, besides who asks and what they did: the Release's name.
+    """
+
+    def __init__(
+        self, policy: Policy, scorer: Scorer, popular: Scorer, catalog: Catalog, trending: Keys, salt: str
+    ) -> None:
+        self.policy = policy
+        self._scorers = {True: scorer, False: popular}
+        self._catalog = catalog
+        self._trending = trending
+        self._salt = salt
+        self._rules = Rules(policy.diversity, policy.diversity_weight, policy.category_cap, policy.exploration)
+        self._known: dict[bool, Attributes] = {}
+        most = popular.top([np.zeros(0, np.int64)], MOST_POPULAR)[0][0]
+        self._most_popular = [popular.item_keys[row - 1] for row in most if row]
+
+    def ranked(self, source: str, scores: np.ndarray, queries: Sequence[Query]) -> list[Ranked]:
+        """What is shown.
+
+        Args:
+            source: Whose scores: the model's or popularity's.
+            scores: ``[B, V + 1]`` float32; minus infinity for what may not be shown.
+            queries: ``B`` of them.
+        """
+        scorer, about = self._scorers[source == MODEL], self._attributes(source == MODEL)
+        deepest = max(query.offset + query.count for query in queries)
+        best, values = top_k(scores, max(self.policy.sources.model, deepest))
+        others = [self._others(scorer, row, query) for row, query in zip(scores, queries, strict=True)]
+        gathered = gather(source, np.where(np.isfinite(values), best, 0), others)
+        relevance = self._relevance(scores, gathered, about, queries)
+        chances = [self._chance(query) for query in queries]
+        places = min(deepest, self.policy.sources.model)
+        placed = arrange(self._described(scorer, about, gathered.rows, relevance), places, self._rules, chances)
+        arranged = _Arranged(scorer, scores, gathered, relevance, placed)
+        return [
+            self._answer(source, query, arranged.shown(at, query.debug), self._cold(about, query, chances[at]))
+            for at, query in enumerate(queries)
+        ]
+
+    def _answer(self, source: str, query: Query, ordered: Iterator[Shown], cold: Iterator[Shown]) -> Ranked:
+        """The places that are asked for, some of them for items that the model does not know."""
+        shown: list[Shown] = []
+        while len(shown) < query.offset + query.count:
+            is_for_cold = self.policy.cold_every and (len(shown) + 1) % self.policy.cold_every == 0
+            following = (next(cold, None) if is_for_cold else None) or next(ordered, None)
+            if following is None:
+                break
+            shown.append(following)
+        return Ranked.of(source, shown[query.offset :])
+
+    def _others(self, scorer: Scorer, scores: np.ndarray, query: Query) -> dict[str, np.ndarray]:
+        """What the other sources give: rows that may be shown, best first."""
+        quotas, found = self.policy.sources, {}
+        recent = np.unique(query.history[-RECENT:])
+        if quotas.similar and len(recent):
+            near = scorer.similar(recent, quotas.similar, np.flatnonzero(np.isneginf(scores)))
+            found["similar"] = np.zeros(0, np.int64) if near is None else near[0][np.isfinite(near[1])]
+        lists = {"popular": lambda: self._most_popular, "trending": self._trending, "latest": self._latest}
+        for name, keys in lists.items():
+            quota = getattr(quotas, name)
+            if quota:
+                rows = scorer.rows_of(keys())
+                found[name] = rows[np.isfinite(scores[rows])][:quota]
+        return found
+
+    def _latest(self) -> list[str]:
+        return [item.item for item in self._catalog.newest()[:MOST_POPULAR]]
+
+    def _relevance(
+        self, scores: np.ndarray, gathered: Gathered, about: Attributes, queries: Sequence[Query]
+    ) -> np.ndarray:
+        """From 0 to 1 by the policy's way to merge, and more for what is new: ``[B, C]``."""
+        merged = np.take_along_axis(scores, gathered.rows, axis=1)
+        if self.policy.merge == "ranks":
+            merged = np.where(np.isfinite(merged), gathered.by_ranks(), -np.inf)
+        relevance = scaled(merged)
+        if self.policy.freshness_weight:
+            now = np.array([[query.at] for query in queries])
+            age = np.maximum(now - about.came[gathered.rows], 0) / DAY
+            relevance = relevance + self.policy.freshness_weight * 0.5 ** (age / self.policy.freshness_days)
+        return relevance
+
+    def _described(self, scorer: Scorer, about: Attributes, rows: np.ndarray, relevance: np.ndarray) -> Candidates:
+        """Candidates with what the rules read of them; of a model without vectors nothing is like anything."""
+        directions = None
+        if self._rules.diversity != "none":
+            has = scorer.vectors is not None
+            directions = scorer.directions[rows] if has else np.zeros((*rows.shape, 1), np.float32)
+        categories = about.categories[rows] if self._rules.category_cap else None
+        return Candidates(relevance, directions, categories)
+
+    def _cold(self, about: Attributes, query: Query, chance: np.random.Generator) -> Iterator[Shown]:
+        """Items that the model does not know, in random order, each with its chance to be the next."""
+        if not self.policy.cold_every:
+            return
+        within = self._catalog.within(query.wanted.categories, query.wanted.labels)
+        had = {*query.others, *query.wanted.exclude}
+        since = query.at - (self.policy.cold_days or np.inf) * DAY
+        allowed = [
+            key for key, came in about.cold if came >= since and key not in had and (within is None or key in within)
+        ]
+        pool = allowed[:MOST_COLD]
+        for place, chosen in enumerate(chance.permutation(len(pool))):
+            yield Shown(pool[chosen], 0.0, 1 / (len(pool) - place), {"by": "cold"} if query.debug else None)
+
+    def _attributes(self, known: bool) -> Attributes:
+        about = self._known.get(known)
+        if about is None or about.are_stale(self._catalog):
+            about = self._known[known] = Attributes.of(self._catalog, self._scorers[True], self._scorers[known])
+        return about
+
+    def _chance(self, query: Query) -> np.random.Generator:
+        """The same for a user until they do something: pages follow each other, and replicas agree."""
+        if not self.policy.exploration and not self.policy.cold_every:
+            return _NO_CHANCE
+        known = f"{self._salt}\0{query.who}\0{len(query.others)}\0".encode() + query.history.tobytes()
+        return np.random.default_rng(int.from_bytes(hashlib.blake2b(known, digest_size=8).digest()))
+
+
+_NO_CHANCE = np.random.default_rng(0)
+"""Of policies that leave nothing to chance: making one takes longer than arranging."""
