@@ -105,6 +105,9 @@ def data_erase(
         raise RecipeError("give either --user KEY or --queued.")
     receipts = _carried_out(name, state) if user is None else erase_user(Storage.open(), name, user)
     sys.stdout.write(json.dumps(receipts, indent=1) + "\n")
+    if not receipts:
+        typer.echo("nothing is queued", err=True)
+        return
     typer.echo(
         "the logs themselves, backups and the models trained before are not changed: see `left` in the receipt",
         err=True,

@@ -38,7 +38,10 @@ def create(
     if wrong:
         raise RecipeError(f"--scope {wrong[0]}: known are {', '.join(KNOWN)}.")
     with _keys(name, state) as keys:
+        is_first = not keys.ring().required
         key, text = keys.create(label, [one for one in KNOWN if one in scope], rate)
+    if is_first:
+        typer.echo(f"the first key of {name}: from now on nothing is answered without one", err=True)
     if as_json:
         print_json({"key_id": key.key_id, "scopes": list(key.scopes), "rate": key.rate, "key": text})
     else:

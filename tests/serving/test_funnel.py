@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import closing
 from itertools import combinations
 from pathlib import Path
@@ -123,9 +124,17 @@ def engine(release: Release, filled: Store) -> Engine:
     return Engine.load(release.storage, release.digest, known=filled.histories_of, catalog=filled.catalog)
 
 
-def answer(engine: Engine, user: str, n: int, offset: int = 0, wanted: Wanted | None = None, **policy: Any) -> Answer:
+def answer(
+    engine: Engine,
+    user: str,
+    n: int,
+    offset: int = 0,
+    wanted: Wanted | None = None,
+    trending: Sequence[str] = (),
+    **policy: Any,
+) -> Answer:
     """What a policy shows to a user."""
-    made = Funnel(Policy(**policy), engine.scorer, engine.popular, engine.catalog, lambda: ["i20", "i21"], "served")
+    made = Funnel(Policy(**policy), engine.scorer, engine.popular, engine.catalog, lambda: trending, "served")
     engine._funnel = made
     try:
         query = engine.user_query(user, n, offset, wanted=wanted or Wanted())
@@ -137,6 +146,13 @@ def answer(engine: Engine, user: str, n: int, offset: int = 0, wanted: Wanted | 
 
 def keys(found: Answer) -> list[str]:
     return [scored.item.item for scored in found.items]
+
+
+def engine_history(engine: Engine, user: str) -> list[str]:
+    """What a user had, which no source gives."""
+    history = engine.histories.history(user)
+    assert history is not None
+    return [engine.scorer.item_keys[row - 1] for row in history.items]
 
 
 def plain(engine: Engine, user: str, n: int = ITEMS) -> list[str]:
@@ -156,11 +172,11 @@ def test_a_policy_that_changes_nothing_shows_what_the_model_says(engine: Engine)
 def test_by_ranks_what_several_sources_have_comes_first(engine: Engine) -> None:
     sources = {"model": 10, "trending": 2}
     whole = plain(engine, "u1", ITEMS)
-    trending = [key for key in ("i20", "i21") if key in whole]
-    assert trending
-    found = keys(answer(engine, "u1", 5, merge="ranks", sources=sources))
-    assert {whole[0], *trending} <= {*found}
-    assert keys(answer(engine, "u1", 5, sources=sources)) == whole[:5], "by the model's scores they change nothing"
+    trending = [*engine_history(engine, "u1"), *whole[-2:]]
+    found = keys(answer(engine, "u1", 5, trending=trending, merge="ranks", sources=sources))
+    assert {whole[0], *whole[-2:]} <= {*found}
+    by_score = keys(answer(engine, "u1", 5, trending=trending, sources=sources))
+    assert by_score == whole[:5], "by the model's scores other sources change nothing"
 
 
 def test_pages_follow_each_other(engine: Engine) -> None:

@@ -224,6 +224,36 @@ def test_an_erasure_waits_for_the_dataset_and_keeps_its_receipt(store: Store, da
     assert [*carry_out(storage, "served", store.database)] == []
 
 
+def test_events_of_the_future_go_with_their_user(store: Store, dataset: Dataset) -> None:
+    store.fill(dataset)
+    far = int(time.time() * 1000) + 10**9
+    coming = {"event_id": "x", "user": "u8", "item": "i1", "type": "", "timestamp": far, "value": None}
+    store.append([Event(**coming)])
+    store.erase_user("u8", "nobody")
+    store.database.write(lambda connection: fill._insert_new(0, [coming], connection))
+    assert store.events.page(0, 10, user="u8") == []
+
+
+def test_repeats_of_a_log_are_taken_in_as_often(store: Store) -> None:
+    row = {"event_id": "", "user": "u", "item": "i", "type": "", "timestamp": 0, "value": None}
+    rows = [{**row, "event_id": f"r{n}"} for n in range(3)]
+    store.database.write(lambda connection: fill._insert_new(0, rows, connection))
+    newest = store.events.page(0, 10)[-1][0]
+    more = [{**row, "event_id": f"again{n}"} for n in range(3)]
+    store.database.write(lambda connection: fill._insert_new(newest, more, connection))
+    assert [event.event_id for _, event in store.events.page(0, 10)] == ["r0", "r1", "r2"]
+
+
+def test_what_was_erased_is_not_in_the_log_of_sqlite(tmp_path: Path) -> None:
+    with closing(Store(f"sqlite:///{tmp_path}/state.db")) as store:
+        store.append([view(1, user="to-be-forgotten")])
+        store.erase_user("to-be-forgotten", "nobody")
+        store.database.write(lambda connection: connection.execute(sa.update(CHANGES).values(at=0)))
+        store._follower._tidied = -1e9
+        store._follower._tidy()
+        assert not any(b"to-be-forgotten" in file.read_bytes() for file in tmp_path.iterdir())
+
+
 def test_an_impression_of_an_erased_user_is_not_written_late(store: Store) -> None:
     store.impressions.days = 1
     now = int(time.time() * 1000)

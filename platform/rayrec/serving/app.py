@@ -25,7 +25,8 @@ def build_app(backend: Backend) -> FastAPI:
         status: {"model": ErrorAnswer} for status in (400, 401, 403, 404, 411, 413, 422, 429, 500, 503)
     }
     known = [Depends(_known_parameters)]
-    app = FastAPI(title="rayrec", version=__version__, responses=errors, dependencies=known)
+    # A redirect would have lost what tells slashes of keys from others.
+    app = FastAPI(title="rayrec", version=__version__, responses=errors, dependencies=known, redirect_slashes=False)
     add_envelope(app, backend)
     # An item's key may have slashes: what ends with another word comes first.
     add_recommendations(app, backend)
@@ -35,6 +36,11 @@ def build_app(backend: Backend) -> FastAPI:
     add_bulk(app, backend)
     add_gorse(app, backend)
     _add_health(app, backend)
+    app.state.parameters = {
+        (method.upper(), path): {one["name"] for one in operation.get("parameters", []) if one["in"] == "query"}
+        for path, operations in app.openapi()["paths"].items()
+        for method, operation in operations.items()
+    }
     add_document(app, backend)
     return app
 
@@ -43,19 +49,20 @@ async def _known_parameters(request: Request) -> None:
     """Refuse a misspelt parameter, which would be passed over otherwise. Clients of Gorse may send what they like."""
     if not request.query_params or not request.scope["path"].startswith("/v1/"):
         return
-    operation = request.app.openapi()["paths"][request.scope["route"].path_format][request.method.lower()]
-    known = {parameter["name"] for parameter in operation.get("parameters", []) if parameter["in"] == "query"}
+    known = request.app.state.parameters[request.method, request.scope["route"].path_format]
     unknown = sorted({*request.query_params} - known)
     if unknown:
         raise StatusError(422, f"unknown parameter '{unknown[0][:100]}'. Known: {', '.join(sorted(known)) or 'none'}.")
 
 
 def _add_health(app: FastAPI, backend: Backend) -> None:
+    @app.head("/v1/health", include_in_schema=False)
     @app.get("/v1/health", response_model=Health, tags=["health"])
     async def health() -> Response:
         """Whether the process answers."""
         return JSONResponse({"status": "ok"})
 
+    @app.head("/v1/ready", include_in_schema=False)
     @app.get("/v1/ready", response_model=Health, tags=["health"])
     async def ready() -> Response:
         """Whether a Release is loaded, has given its golden answers, and can be asked."""

@@ -143,9 +143,10 @@ class Endpoint:
         content = open_release(storage, digest).content
         settings = Serving(**content["serving"])
         store = self._store_of(given.state or settings.state, content["name"])
-        store.impressions.days = settings.impressions_days
-        store.fill(open_dataset(storage, content["dataset"]["name"], content["dataset"]["manifest"]))
         engine = Engine.load(storage, digest, known=store.histories_of, catalog=store.catalog, trending=store.trending)
+        # Only of a Release that can be asked.
+        store.fill(open_dataset(storage, content["dataset"]["name"], content["dataset"]["manifest"]))
+        store.impressions.days = settings.impressions_days
 
         def compute(queries: Sequence[Query]) -> Sequence[Answer]:
             return engine.answer(queries)
@@ -165,6 +166,11 @@ class Endpoint:
         if place not in self._stores:
             self._stores[place] = Store(place)
         return self._stores[place]
+
+    def __del__(self) -> None:
+        """Called by Serve when a replica has answered what it was asked: what waits is written."""
+        for store in self._stores.values():
+            store.close()
 
     async def check_health(self) -> None:
         """Called by Serve: a replica that cannot answer is replaced."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import islice
 from types import MappingProxyType
@@ -21,6 +21,7 @@ from rayrec.inference.scorer import Scorer
 from rayrec.recipe_serving import Serving
 from rayrec.serving.features import RequestFeatures, Said, moment
 from rayrec.serving.funnel.funnel import Funnel, Keys
+from rayrec.serving.outside import Outside
 from rayrec.serving.queries import ANYTHING, LATEST, MODEL, POPULAR, Answer, Query, Ranked, ScoredItem, Wanted
 from rayrec.serving.state import Catalog, DatasetHistories, History, HistoryStore, Item, Items
 
@@ -35,8 +36,6 @@ class UnknownItemError(RayrecError):
 
 EXPLAINING, MOST_EXPLAINING = 3, 200
 """Items of a history that an explanation names, and the latest that it looks at."""
-MOST_KEPT = 1000
-"""Sets of categories of which it is kept in memory what lies outside."""
 
 Known = Callable[[Release, Scorer], HistoryStore]
 """Gives the histories of users by the item rows of a Release's model."""
@@ -75,7 +74,7 @@ class Engine:
         policy = Serving(**release.content["serving"]).funnel
         made = Funnel(policy, scorer, popular, catalog, trending, release.content["name"])
         self._funnel = None if policy.is_plain else made
-        self._left_out: tuple[int, dict[tuple[object, ...], np.ndarray]] = (-1, {})
+        self._outside = Outside(catalog)
 
     @classmethod
     def load(
@@ -176,20 +175,7 @@ class Engine:
 
     def rows_outside(self, wanted: Wanted, known: bool) -> np.ndarray:
         """Item rows that must not be recommended, by the scorer that answers who has a history, or who has none."""
-        scorer, catalog = self.scorer if known else self.popular, self.catalog
-        if self._left_out[0] != catalog.version:
-            self._left_out = (catalog.version, {})
-        kept, name = self._left_out[1], (scorer.kind, wanted.categories, wanted.labels)
-        if name not in kept:
-            if len(kept) >= MOST_KEPT:
-                kept.clear()
-            # What is not in the catalogue any more is not recommended, though the model knows it.
-            no_longer = catalog.hidden | (scorer.rows.keys() - catalog.keys)
-            chosen = catalog.within(wanted.categories, wanted.labels)
-            kept[name] = np.union1d(scorer.rows_of([*no_longer]), _outside(scorer, chosen))
-        others = [] if wanted.only is None else [_outside(scorer, wanted.only)]
-        more = [*others, scorer.rows_of(wanted.exclude)] if wanted.exclude or others else []
-        return np.concatenate([kept[name], *more])
+        return self._outside.rows(self.scorer if known else self.popular, wanted)
 
     def answer(self, queries: Sequence[Query]) -> list[Answer]:
         """Answer several requests in one pass of each model."""
@@ -295,16 +281,6 @@ class Engine:
 def _until(times: np.ndarray | None, at: int) -> np.ndarray | None:
     """The times of a history and of the request. Clocks differ: an event from the future was just now."""
     return None if times is None else np.append(np.minimum(times, at), at)
-
-
-def _outside(scorer: Scorer, chosen: Collection[str] | None) -> np.ndarray:
-    """Item rows that are not among the chosen keys: ``[n]`` int64; None chooses all."""
-    if chosen is None:
-        return np.zeros(0, np.int64)
-    within = np.zeros(len(scorer.item_keys) + 1, bool)
-    within[scorer.rows_of([*chosen])] = True
-    # Row 0 is padding.
-    return np.flatnonzero(~within[1:]) + 1
 
 
 def histories_of(release: Release) -> DatasetHistories:

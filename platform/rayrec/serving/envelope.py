@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import time
 import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
@@ -19,7 +20,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from rayrec.serving.access import Gate, path_of
+from rayrec.serving.access import OPEN, Gate, path_of
 from rayrec.serving.batching import OverloadedError
 from rayrec.serving.engine import Engine, UnknownItemError
 from rayrec.serving.features import FeatureError
@@ -32,7 +33,9 @@ logger = logging.getLogger("rayrec.serving")
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 ENCODED_SLASH = re.compile("%2f", re.IGNORECASE)
+KIND = re.compile(r"^[A-Z]\w*(In|Patch)$|^(list|dict|nullable|tagged-union|json-or-python|function-\w+)\[")
 MAX_BODY = 1 << 20
+LOADING = "no Release is loaded yet; try again in a moment."
 STREAMED = "/v1/bulk/"
 """Bodies that are never held whole."""
 RETRY_AFTER_SECONDS = "1"
@@ -82,7 +85,7 @@ def live(backend: Backend) -> Engine:
         StatusError: None is live yet.
     """
     if backend.engine is None:
-        raise StatusError(503, "no Release is loaded yet; try again in a moment.")
+        raise StatusError(503, LOADING)
     return backend.engine
 
 
@@ -93,7 +96,7 @@ def stored(backend: Backend) -> Store:
         StatusError: None is live yet.
     """
     if backend.store is None:
-        raise StatusError(503, "no Release is loaded yet; try again in a moment.")
+        raise StatusError(503, LOADING)
     return backend.store
 
 
@@ -117,7 +120,7 @@ def as_json(content: Any) -> Response:
 class KeyPath(Convertor[str]):
     """A key at the end of a path, which may have slashes as they are."""
 
-    regex = ".*"
+    regex = "(?s:.+)"
 
     def convert(self, value: str) -> str:
         """The key."""
@@ -131,7 +134,7 @@ class KeyPath(Convertor[str]):
 class EntityPath(KeyPath):
     """The same where ``/similar`` at the end asks for something else."""
 
-    regex = "(?!.*/similar$).*"
+    regex = r"(?s:(?!.*/similar\Z).+)"
 
 
 class KeyPart(KeyPath):
@@ -160,6 +163,7 @@ class _Envelope:
             return
         request = Request(scope)
         given = request.headers.get("x-request-id", "")
+        request.state.began = int(time.time() * 1000)
         request_id = request.state.request_id = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
 
         async def telling(message: Message) -> None:
@@ -171,7 +175,9 @@ class _Envelope:
         await answer(scope, receive, send if self._backend.tells_request_id else telling)
 
     def _refused(self, request: Request) -> Response | None:
-        """Before the first Release is loaded there is nothing to guard."""
+        if self._backend.engine is None and path_of(request) not in OPEN:
+            # Which keys there are is not known yet, either.
+            return _problem(request, 503, LOADING)
         store = self._backend.store
         refusal = self._gate.refusal(request, store.keyring) if store else None
         if refusal is None:
@@ -205,11 +211,8 @@ def add_envelope(app: FastAPI, backend: Backend) -> None:
             return _problem(
                 request, 422, f"the body is not sent as JSON: Content-Type is '{kind}', not application/json."
             )
-        problems = [
-            f"{'.'.join(part for part in p['loc'][1:] if isinstance(part, str)) or 'body'}: {p['msg']}"
-            for p in _of_one_kind(error.errors())
-        ]
-        return _problem(request, 422, "; ".join(problems)[:1000])
+        problems = [f"{_place(p['loc'][1:])}: {_what(p)}" for p in _of_one_kind(error.errors())]
+        return _problem(request, 422, "; ".join(dict.fromkeys(problems))[:1000])
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> Response:
@@ -228,6 +231,18 @@ def _of_one_kind(problems: Sequence[Any]) -> Sequence[Any]:
     lists = [problem for problem in problems if str(problem["loc"][1:2]).startswith("('list[")]
     whole = any(problem["type"] == "list_type" for problem in lists)
     return [problem for problem in problems if (problem in lists) != whole] if lists else problems
+
+
+def _place(location: Sequence[object]) -> str:
+    """Where something is wrong, without the names that stand for the kinds of what a body may be."""
+    parts = [f"[{part}]" if isinstance(part, int) else str(part) for part in location]
+    return ".".join(part for part in parts if not KIND.search(part)).replace(".[", "[") or "body"
+
+
+def _what(problem: Any) -> str:
+    if problem["type"] == "extra_forbidden":
+        return "is not known here"
+    return str(problem["msg"]).removeprefix("Value error, ")
 
 
 def _methods(app: FastAPI, path: str) -> list[str]:
@@ -256,7 +271,7 @@ def _too_large(request: Request) -> Response | None:
     """Refuse a body that says it is too large, or does not say how large it is."""
     if request.method in {"GET", "HEAD", "OPTIONS", "DELETE"} or path_of(request).startswith(STREAMED):
         return None
-    length = request.headers.get("content-length", "")
+    length = request.headers.get("content-length", "" if "transfer-encoding" in request.headers else "0")
     if not length.isdigit():
         return _problem(request, 411, "a request with a body needs a Content-Length.")
     return _problem(request, 413, f"the body is larger than {MAX_BODY:,} bytes.") if int(length) > MAX_BODY else None

@@ -28,7 +28,7 @@ def carry_out(storage: Storage, name: str, database: Database) -> Iterator[Erasu
 
 
 def _receipt(storage: Storage, name: str, user: str) -> Json:
-    if user != user.strip():
+    if user != user.strip() or not user:
         # It would be read as somebody else's.
         return {"state": "unknown", "why": "keys of a Dataset have no spaces around them, this one has"}
     return erase_user(storage, name, user, known_only=False)

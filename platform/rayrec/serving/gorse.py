@@ -24,7 +24,9 @@ NEVER = "0001-01-01T00:00:00Z"
 
 Time = Annotated[
     Moment | None,
-    BeforeValidator(lambda given: None if given == "" else given, json_schema_input_type=Said | Literal[""] | None),
+    BeforeValidator(
+        lambda given: None if given in ("", NEVER) else given, json_schema_input_type=Said | Literal[""] | None
+    ),
 ]
 Note = Annotated[Text, Field(max_length=MAX_TEXT)]
 
@@ -163,7 +165,7 @@ def cursor_of(key: FeedbackKey) -> str:
 
 def after(cursor: str) -> FeedbackKey | None:
     """The key that a cursor stands for. Any text is a place among the keys."""
-    user, item, kind, *_ = [*map(unquote, cursor.replace("%00", "").split("/")), "", ""]
+    user, item, kind, *_ = [*(unquote(part).replace("\0", "") for part in cursor.split("/")), "", ""]
     return (user, item, kind) if cursor else None
 
 

@@ -6,15 +6,17 @@ import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import asdict
+from itertools import chain
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ValidationError
 
-from rayrec.serving.envelope import Backend, StatusError, live, reply, stored
-from rayrec.serving.routes_state import kept, told_event, view
+from rayrec.serving.envelope import STATUSES, Backend, StatusError, live, reply, stored
+from rayrec.serving.routes_state import apart, kept, told_event, view
 from rayrec.serving.schemas_state import EventIn, Imported, ItemIn, UserIn
+from rayrec.serving.store.database import BusyError, UnavailableError
 from rayrec.serving.store.store import Store
 
 ROWS_AT_ONCE = 5_000
@@ -41,31 +43,33 @@ def add_bulk(app: FastAPI, backend: Backend) -> None:
                 if len(rows) == ROWS_AT_ONCE or size > BYTES_AT_ONCE:
                     new.append(await kept(keep, rows))
                     done, rows, size = done + len(rows), [], 0
+            new.append(await kept(keep, rows))
         except ValidationError as error:
             (problem, *_) = error.errors()
             what = ": ".join(filter(None, [".".join(map(str, problem["loc"])), problem["msg"]]))
             raise StatusError(422, f"line {number}: {what}; {_so_far(done)}") from error
         except _TooLongError as error:
             raise StatusError(413, f"line {number + 1} is longer than {MAX_LINE:,} bytes; {_so_far(done)}") from error
-        new.append(await kept(keep, rows))
+        except (BusyError, UnavailableError) as error:
+            raise StatusError(STATUSES[type(error)], f"{error} {_so_far(done).capitalize()}") from error
         added = None if None in new else sum(filter(None, new))
         return reply(request, live(backend), rows=done + len(rows), new=added)
 
     @app.post("/v1/bulk/events", response_model=Imported, tags=["bulk"], openapi_extra=BODY)
     async def import_events(request: Request) -> Response:
-        """Keep events, one a line as `POST /v1/events` takes them. Lines before one that is wrong are kept."""
+        """Keep events, one a line as `POST /v1/events` takes them. Parts of 5,000 before a wrong line are kept."""
         store, now = stored(backend), int(time.time() * 1000)
         return await take(request, EventIn, lambda rows: store.append([row.event(now) for row in rows]))
 
     @app.post("/v1/bulk/items", response_model=Imported, tags=["bulk"], openapi_extra=BODY)
     async def import_items(request: Request) -> Response:
-        """Keep items, one a line as `POST /v1/items` takes them. Lines before one that is wrong are kept."""
+        """Keep items, one a line as `POST /v1/items` takes them. Parts of 5,000 before a wrong line are kept."""
         store = stored(backend)
         return await take(request, ItemIn, lambda rows: store.put_items([row.stored() for row in rows]))
 
     @app.post("/v1/bulk/users", response_model=Imported, tags=["bulk"], openapi_extra=BODY)
     async def import_users(request: Request) -> Response:
-        """Keep users, one a line as `POST /v1/users` takes them. Lines before one that is wrong are kept."""
+        """Keep users, one a line as `POST /v1/users` takes them. Parts of 5,000 before a wrong line are kept."""
         store = stored(backend)
         return await take(request, UserIn, lambda rows: store.put_users([row.stored() for row in rows]))
 
@@ -76,7 +80,10 @@ def add_bulk(app: FastAPI, backend: Backend) -> None:
 
 def _exporting(backend: Backend, kind: str) -> Callable[[], Awaitable[Response]]:
     async def export() -> Response:
-        return StreamingResponse(PAGES[kind](stored(backend)), media_type=LINES)
+        pages = PAGES[kind](stored(backend))
+        # While nothing has been sent yet an error can still be told.
+        first = await apart(next, pages, "")
+        return StreamingResponse(chain([first], pages), media_type=LINES)
 
     export.__name__ = f"export_{kind}"
     export.__doc__ = f"All {kind} there are, one a line."

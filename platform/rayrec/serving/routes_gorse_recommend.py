@@ -165,8 +165,12 @@ def _add_neighbours(app: FastAPI, backend: Backend) -> None:
         return await of_user(user, n, offset)
 
     @app.get("/api/collaborative-filtering/{user:part}", tags=["gorse"])
-    async def collaborative(user: str, category: Category = NO_NAMES, n: Count = 10, offset: Offset = 0) -> Response:
+    async def collaborative(
+        request: Request, user: str, category: Category = NO_NAMES, n: Count = 10, offset: Offset = 0
+    ) -> Response:
         """Items for a user, with their scores."""
         engine = live(backend)
         found = await asked(engine, user, n, offset, wanted=Wanted(tuple(filter(None, category))))
-        return JSONResponse(scores(await backend.answer(engine, found.query)))
+        answer = await backend.answer(engine, found.query)
+        shown(backend, request, engine, answer, user, offset)
+        return JSONResponse(scores(answer))

@@ -15,7 +15,7 @@ from rayrec.serving.engine import Engine
 from rayrec.serving.envelope import Backend, live, reply
 from rayrec.serving.features import FeatureError, Said
 from rayrec.serving.parameters import Count, Debugging, Explain, Moment, Offset, Which
-from rayrec.serving.queries import Answer, Wanted
+from rayrec.serving.queries import ANYTHING, Answer, Wanted
 from rayrec.serving.queries import Query as EngineQuery
 from rayrec.serving.schemas import Values
 from rayrec.serving.schemas_recommend import (
@@ -50,17 +50,20 @@ class Asked:
 async def asked(
     engine: Engine, user: str, n: int, offset: int, said: Said | None = None, wanted: Wanted | None = None
 ) -> Asked:
-    """What to ask for a user, whatever is known of them."""
-    context, which, degraded = said or {}, wanted or Wanted(), False
+    """What to ask for a user, whatever is known of them. What takes long is done while others are answered."""
+    wanted = None if wanted == ANYTHING else wanted
+    context, which, degraded = said or {}, wanted or ANYTHING, False
     try:
-        if engine.histories.remembered(user):
+        if wanted is None and engine.histories.remembered(user):
             query = engine.user_query(user, n, offset, context, which)
         else:
             query = await asyncio.to_thread(engine.user_query, user, n, offset, context, which)
     except UnavailableError:
         query, degraded = None, True
-    nobody = engine.session_query([], n, offset, context=context, wanted=which)
-    return Asked(query or nobody, query is not None, degraded)
+    if query is not None:
+        return Asked(query, True, degraded)
+    nobody = await asyncio.to_thread(engine.session_query, [], n, offset, context=context, wanted=which)
+    return Asked(nobody, False, degraded)
 
 
 def add_recommendations(app: FastAPI, backend: Backend) -> None:
@@ -128,10 +131,18 @@ def shown(backend: Backend, request: Request, engine: Engine, answer: Answer, us
     if backend.store is None or not answer.items:
         return
     items, scores = [scored.item.item for scored in answer.items], [scored.score for scored in answer.items]
-    now, release = int(time.time() * 1000), engine.release.digest
+    release = engine.release.digest
     propensities = [scored.propensity for scored in answer.items]
     told = Impression(
-        request.state.request_id, user, now, release, answer.source, offset + 1, items, scores, propensities
+        request.state.request_id,
+        user,
+        request.state.began,
+        release,
+        answer.source,
+        offset + 1,
+        items,
+        scores,
+        propensities,
     )
     backend.store.impressions.log(told)
 

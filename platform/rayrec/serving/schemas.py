@@ -21,6 +21,8 @@ MAX_LABELS = 100_000
 MAX_TOGETHER = 1000
 TEXT = "^[^\\u0000]*$"
 """Of keys and titles: databases keep all characters but this one."""
+BARE = "^[^\\s\\u0000\\u001c-\\u001f\\u0085]([^\\u0000]*[^\\s\\u0000\\u001c-\\u001f\\u0085])?$"
+"""Of keys: logs are read without white space around them."""
 FIRST, LAST = -(1 << 53), 1 << 53
 """Of timestamps: whole numbers that JavaScript has exactly."""
 Values = Annotated[
@@ -69,6 +71,12 @@ def _is_text(text: str) -> bool:
     return True
 
 
+def _bare(text: str) -> str:
+    if text != text.strip():
+        raise ValueError("must not begin or end with white space: logs are read without")
+    return text
+
+
 def _short(text: str) -> str:
     if len(text.encode()) > MAX_KEY:
         raise ValueError(f"must not be longer than {MAX_KEY:,} bytes in UTF-8")
@@ -85,7 +93,14 @@ def _labels(given: JsonValue) -> JsonValue:
 
 
 Text = Annotated[str, AfterValidator(_text), Field(json_schema_extra={"pattern": TEXT})]
-Key = Annotated[Text, AfterValidator(_short), Field(min_length=1, max_length=MAX_KEY)]
+Kind = Annotated[Text, AfterValidator(_bare), Field(max_length=MAX_KEY)]
+Key = Annotated[
+    str,
+    AfterValidator(_text),
+    AfterValidator(_bare),
+    AfterValidator(_short),
+    Field(min_length=1, max_length=MAX_KEY, json_schema_extra={"pattern": BARE}),
+]
 Value = Annotated[float, Field(ge=-MAX_VALUE, le=MAX_VALUE, allow_inf_nan=False)]
 Labels = Annotated[dict[str, JsonValue] | list[JsonValue] | None, AfterValidator(_labels)]
 

@@ -10,11 +10,11 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from rayrec.recipe_data import EventSource
 from rayrec.serving.schemas import (
     MAX_CATEGORIES,
-    MAX_KEY,
     MAX_TEXT,
     Envelope,
     ItemView,
     Key,
+    Kind,
     Labels,
     Moment,
     Text,
@@ -33,9 +33,7 @@ class EventIn(BaseModel):
     event_id: Key | None = Field(None, description="One that comes twice is kept once. By default a new one.")
     user: Key
     item: Key
-    type: Annotated[Text, Field(max_length=MAX_KEY)] = Field(
-        DEFAULT_TYPE, description="Such as `view`; by default what events of logs without types have."
-    )
+    type: Kind = Field(DEFAULT_TYPE, description="Such as `view`; by default what events of logs without types have.")
     timestamp: Moment | None = Field(None, description="ISO 8601, or milliseconds since the epoch; by default now.")
     value: Value | None = Field(None, description="Such as a rating.")
     context: Labels = Field(None, description="What else was known of the moment, by column of the log.")

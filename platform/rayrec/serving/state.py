@@ -7,7 +7,7 @@ The protocols are what the endpoint sees. The implementations here are read-only
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Sequence, Set
+from collections.abc import Collection, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -137,10 +137,11 @@ class Item:
     hidden: bool = False
     comment: str = ""
 
-    def has(self, label: str, value: str) -> bool:
-        """Whether a label has a value, or several of which it is one."""
-        found = self.labels.get(label) if isinstance(self.labels, dict) else None
-        return value in map(_text, found if isinstance(found, list) else [found])
+    def named(self) -> set[tuple[str, str]]:
+        """Its labels by name, each with its value, or with each of several."""
+        known = self.labels if isinstance(self.labels, dict) else {}
+        several = {name: value if isinstance(value, list) else [value] for name, value in known.items()}
+        return {(name, _text(value)) for name, values in several.items() for value in values}
 
 
 def _text(value: JsonValue) -> str:
@@ -226,8 +227,11 @@ class Items:
 
     def __init__(self, items: Iterable[Item] = ()) -> None:
         self.version = 0
-        self._items = {item.item: item for item in items}
-        self._hidden = {key for key, item in self._items.items() if item.hidden}
+        self._items: dict[str, Item] = {}
+        self._hidden: set[str] = set()
+        self._categories: dict[str, set[str]] = {}
+        self._labels: dict[tuple[str, str], set[str]] = {}
+        self.put(items)
         self._newest: tuple[int, list[Item]] = (-1, [])
 
     @classmethod
@@ -255,14 +259,12 @@ class Items:
         """See `Catalog`."""
         if not categories and not labels:
             return None
-        wanted = {*categories}
-        return {
-            key
-            # Of a copy: others write meanwhile.
-            for key, item in [*self._items.items()]
-            if (not wanted or not wanted.isdisjoint(item.categories))
-            and all(item.has(name, value) for name, value in labels)
-        }
+        found: Set[str] = set().union(*(self._categories.get(name, ()) for name in categories))
+        if not categories:
+            found = set(self._items)
+        for label in labels:
+            found = found & self._labels.get(label, set())
+        return found
 
     def newest(self) -> Sequence[Item]:
         """See `Catalog`."""
@@ -281,9 +283,26 @@ class Items:
     def put(self, items: Iterable[Item], gone: Iterable[str] = ()) -> None:
         """Take in items in place of those with their keys, and drop others."""
         for item in items:
+            self._forget(item.item)
             self._items[item.item] = item
+            for keys in self._indexes(item):
+                keys.add(item.item)
             (self._hidden.add if item.hidden else self._hidden.discard)(item.item)
         for key in gone:
+            self._forget(key)
             self._items.pop(key, None)
             self._hidden.discard(key)
         self.version += 1
+
+    def _forget(self, key: str) -> None:
+        """Take an item out of the indexes."""
+        before = self._items.get(key)
+        for keys in self._indexes(before) if before else ():
+            keys.discard(key)
+
+    def _indexes(self, item: Item) -> Iterator[set[str]]:
+        """The sets of keys that an item belongs to."""
+        for category in item.categories:
+            yield self._categories.setdefault(category, set())
+        for label in item.named():
+            yield self._labels.setdefault(label, set())

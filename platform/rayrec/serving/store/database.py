@@ -27,10 +27,15 @@ MOST_TOGETHER = 256
 MOST_WAITING = 4096
 KNOWN = "Give sqlite:////FILE or postgresql://USER:PASSWORD@HOST/DATABASE."
 AWAY = "the database of events, items and users does not answer; try again in a moment."
+BUSY = "the database of events, items and users has too much to do; try again in a moment."
+CANCELLED = "57014"
+"""PostgreSQL's word for a statement that took too long."""
 PAUSE_SECONDS = 0.3
 """How long one that did not answer is not asked again."""
 BUSY_SECONDS = 5
 CONNECT_SECONDS = 2
+MOST_CONNECTIONS = 30
+"""More than there are threads that read."""
 STATEMENT_SECONDS = 30
 LOCK = 7_269_953_015
 """The number of PostgreSQL's lock that writers take, so that positions are visible in the order of their numbers."""
@@ -119,6 +124,13 @@ class Database:
             return False
         return True
 
+    def empty_log(self) -> None:
+        """Have SQLite empty its write-ahead log, which has what was erased until it is written over."""
+        if self.url.get_backend_name() == "sqlite":
+            with _told(), self._engine.connect() as connection:
+                connection.rollback()
+                connection.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
     def close(self) -> None:
         """End, after what waits has been written."""
         self._closed = True
@@ -152,7 +164,8 @@ class Database:
                     except DBAPIError as error:
                         if error.connection_invalidated or _is_away(error):
                             raise
-                        failed.append((write, error))
+                        busy = getattr(error.orig, "sqlstate", None) == CANCELLED
+                        failed.append((write, BusyError(BUSY) if busy else error))
                     except Exception as error:
                         failed.append((write, error))
             self._away_until = 0.0
@@ -179,8 +192,12 @@ def _told() -> Iterator[None]:
     """Say of a database that does not answer that it does not, and nothing of what was asked."""
     try:
         yield
-    except (DBAPIError, PoolTimeoutError) as error:
-        if isinstance(error, DBAPIError) and not (error.connection_invalidated or _is_away(error)):
+    except PoolTimeoutError as error:
+        raise BusyError(BUSY) from error
+    except DBAPIError as error:
+        if getattr(error.orig, "sqlstate", None) == CANCELLED:
+            raise BusyError(BUSY) from error
+        if not (error.connection_invalidated or _is_away(error)):
             raise
         raise UnavailableError(AWAY) from error
 
@@ -193,7 +210,7 @@ def _is_away(error: DBAPIError) -> bool:
     """
     state = getattr(error.orig, "sqlstate", None)
     if state is not None:
-        return str(state).startswith(("08", "53", "57", "58"))
+        return str(state).startswith(("08", "53", "57P", "58"))
     return isinstance(error, sa.exc.OperationalError | sa.exc.InterfaceError)
 
 
@@ -229,7 +246,12 @@ def _engine(url: sa.URL) -> sa.Engine:
     }
     try:
         return sa.create_engine(
-            url, hide_parameters=True, pool_pre_ping=True, pool_timeout=CONNECT_SECONDS, connect_args=settings
+            url,
+            hide_parameters=True,
+            pool_pre_ping=True,
+            max_overflow=MOST_CONNECTIONS,
+            pool_timeout=CONNECT_SECONDS,
+            connect_args=settings,
         )
     except (ModuleNotFoundError, NoSuchModuleError) as error:
         raise RecipeError(
@@ -241,8 +263,10 @@ def _durable(connection: Any, _record: Any) -> None:
     """Readers beside one writer, and every commit flushed."""
     # Transactions are begun by `_begin`, not by the driver.
     connection.isolation_level = None
-    for setting in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+    for setting in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON"):
         connection.execute(f"PRAGMA {setting}")
+    # SQLite's own knows the letters of ASCII only.
+    connection.create_function("lower", 1, lambda text: text and text.lower(), deterministic=True)
 
 
 def _begin(connection: sa.Connection) -> None:

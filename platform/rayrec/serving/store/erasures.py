@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from rayrec.artifacts import Json
 from rayrec.serving.store.database import Database
-from rayrec.serving.store.events import note, remove
+from rayrec.serving.store.events import note, remember, remove
 from rayrec.serving.store.fingerprints import fingerprint, salt_of
 from rayrec.serving.store.keys import USER_ERASED, recorded
 from rayrec.serving.store.tables import ERASURES, EVENTS, FILLED, IMPRESSIONS, USERS
@@ -89,19 +89,22 @@ class StoredErasures:
 
 
 def _erase(connection: sa.Connection, user: str, actor: str) -> Erasure | None:
-    events = len(remove(connection, EVENTS.c.user == user))
-    gone = {"events": events}
+    events = remove(connection, EVENTS.c.user == user)
+    gone = {"events": len(events)}
     for table in (IMPRESSIONS, USERS):
         gone[table.name] = connection.execute(sa.delete(table).where(table.c.user == user)).rowcount
     if not any(gone.values()):
         return None
     if not events:
         note(connection, "user", [user])
+    now = int(time.time() * 1000)
+    # What a Dataset has of them until now stays away by its time.
+    remember(connection, [event for event in events if event.timestamp > now])
     mark = fingerprint(salt_of(connection), user)
     recorded(connection, actor, USER_ERASED, mark)
     names = connection.execute(sa.select(FILLED.c.dataset).distinct().order_by(FILLED.c.dataset)).scalars()
     datasets: dict[str, Json | None] = dict.fromkeys(names)
-    erasure = Erasure(uuid.uuid4().hex, mark, actor, int(time.time() * 1000), gone, datasets)
+    erasure = Erasure(uuid.uuid4().hex, mark, actor, now, gone, datasets)
     connection.execute(sa.insert(ERASURES), [{**asdict(erasure), "user": user if datasets else None}])
     return erasure
 

@@ -21,6 +21,8 @@ MOST_LISTED = 100_000
 """Events that are taken together for one answer."""
 MOST_COMPARED = 20
 """Items of a user by which others are found."""
+CLOCKS = 60_000
+"""Milliseconds by which clients' clocks may be ahead."""
 MOST_NOTED = 1000
 """Keys that are noted one by one."""
 COLUMNS = [column for column in EVENTS.c if column.name != "position"]
@@ -115,7 +117,9 @@ class StoredEvents:
         """
         users = sa.func.count(EVENTS.c.user.distinct())
         offered = sa.exists().where(ITEMS.c.item == EVENTS.c.item, ITEMS.c.hidden.is_(False))
-        query = sa.select(EVENTS.c.item, users).where(EVENTS.c.timestamp >= since, offered).group_by(EVENTS.c.item)
+        # What clients say of the future has not happened.
+        lately = EVENTS.c.timestamp.between(since, int(time.time() * 1000) + CLOCKS)
+        query = sa.select(EVENTS.c.item, users).where(lately, offered).group_by(EVENTS.c.item)
         query = query.order_by(users.desc(), EVENTS.c.item).limit(count)
         return self.database.read(lambda connection: [(row[0], row[1]) for row in connection.execute(query)])
 
@@ -194,11 +198,16 @@ def remove(connection: sa.Connection, which: sa.ColumnElement[bool]) -> list[Any
 def remove_for_good(connection: sa.Connection, which: sa.ColumnElement[bool]) -> list[str]:
     """The same, so that they do not come back out of a Dataset. Returns the user of each."""
     gone = remove(connection, which)
-    if gone:
-        salt = salt_of(connection)
-        marks = [{"fingerprint": event_fingerprint(salt, event)} for event in gone]
-        connection.execute(unless_there(connection, REMOVED_EVENTS), marks)
+    remember(connection, gone)
     return [event.user for event in gone]
+
+
+def remember(connection: sa.Connection, events: Sequence[Any]) -> None:
+    """Have single events, given by user, item, type and timestamp, not come back out of a Dataset."""
+    if events:
+        salt = salt_of(connection)
+        marks = [{"fingerprint": event_fingerprint(salt, event)} for event in events]
+        connection.execute(unless_there(connection, REMOVED_EVENTS), marks)
 
 
 def note(connection: sa.Connection, kind: str, keys: Sequence[str] | None) -> None:

@@ -21,31 +21,32 @@ from rayrec.serving.store.fingerprints import event_fingerprint, fingerprint, sa
 from rayrec.serving.store.keys import ITEM_REMOVED, USER_ERASED
 from rayrec.serving.store.tables import AUDIT, EVENTS, FILLED, ITEMS, REMOVED_EVENTS, USERS
 
+BEGUN = "begun"
 ROWS_AT_ONCE = 20_000
 """Of a transaction: writers wait for no longer."""
 
 
-def fill(database: Database, dataset: Dataset) -> int:
-    """Take in the items, users and events of a Dataset that are not there yet. Returns how many events were new.
+def fill(database: Database, dataset: Dataset) -> None:
+    """Take in the items, users and events of a Dataset that are not there yet.
 
     Items that are there stay as they are: they may have been changed since. An event of the same user, item, type and
     time as one that is there is the same event: it may have come over HTTP, and have been exported into the Dataset.
     What was cut off is finished by the next call.
     """
     done = database.read(lambda connection: _filled(connection, dataset.name))
+    # First of all: who is erased from now on is to be erased in this Dataset, too.
+    _mark(database, dataset.name, BEGUN)
     parts = [part for part in dataset.manifest["events"] if part["sha256"] not in done]
     tables = dataset.digest
     if tables not in done:
         _fill_tables(database, dataset)
         _mark(database, dataset.name, tables)
-    added = 0
     for part in parts:
-        added += _fill_events(database, dataset, part)
+        _fill_events(database, dataset, part)
         _mark(database, dataset.name, part["sha256"])
-    if added:
+    if parts:
         # Whoever reads meanwhile has read some users' histories half.
         database.write(lambda connection: note(connection, "user", None))
-    return added
 
 
 def _filled(connection: sa.Connection, dataset: str) -> set[str]:
@@ -110,11 +111,13 @@ def _fill_tables(database: Database, dataset: Dataset) -> None:
     database.write(lambda connection: note(connection, "item", None))
 
 
-def _fill_events(database: Database, dataset: Dataset, part: Json) -> int:
+def _fill_events(database: Database, dataset: Dataset, part: Json) -> None:
     columns = ["event_id", "user", "item", "type", "timestamp", "value"]
     log = ordered(read_part(dataset.storage, part, columns), dataset.ranks)
     keys = {name: [None, *dataset.vocabulary(name)["key"].to_pylist()] for name in ("user", "item")}
-    return sum(database.write(partial(_insert_new, some)) for some in _some(_rows(log, keys)))
+    newest = database.read(lambda connection: connection.execute(sa.select(sa.func.max(EVENTS.c.position))).scalar())
+    for some in _some(_rows(log, keys)):
+        database.write(partial(_insert_new, newest or 0, some))
 
 
 def _rows(log: pa.Table, keys: dict[str, list[str | None]]) -> Iterator[Json]:
@@ -136,14 +139,17 @@ def _insert(table: sa.Table, rows: list[Json], connection: sa.Connection) -> Non
         connection.execute(unless_there(connection, table), left)
 
 
-def _insert_new(rows: list[Json], connection: sa.Connection) -> int:
-    """Add events, unless one of that user, item, type and time is there. Returns how many were added."""
+def _insert_new(newest: int, rows: list[Json], connection: sa.Connection) -> None:
+    """Add events, unless one of that user, item, type and time was there until a position.
+
+    A log may have an event several times, and means it.
+    """
     given = {name: sa.bindparam(name, type_=EVENTS.c[name].type) for name in _GIVEN}
-    same = sa.and_(*(EVENTS.c[name] == given[name] for name in IDENTITY))
+    same = sa.and_(EVENTS.c.position <= newest, *(EVENTS.c[name] == given[name] for name in IDENTITY))
     row = sa.select(*given.values()).where(~sa.exists().where(same))
     insert = unless_there(connection, EVENTS).from_select([*given], row, include_defaults=False)
-    left = _Gone.of(connection).kept(rows)
-    return connection.execute(insert, left).rowcount if left else 0
+    if left := _Gone.of(connection).kept(rows):
+        connection.execute(insert, left)
 
 
 _GIVEN = ("event_id", "user", "item", "type", "timestamp", "value")

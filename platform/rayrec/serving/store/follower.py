@@ -95,6 +95,7 @@ class Follower:
             return
         old = CHANGES.c.at < (time.time() - FORGET_SECONDS) * 1000
         self._database.write(lambda connection: connection.execute(sa.delete(CHANGES).where(old)))
+        self._database.empty_log()
         self._tidied = time.monotonic()
 
     def _tell_some(self) -> bool:

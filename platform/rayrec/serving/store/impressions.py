@@ -24,6 +24,8 @@ MOST_WAITING = 20_000
 MOST_TOGETHER = 2_000
 TIDY_SECONDS = 60
 DAY = 24 * 3600 * 1000
+CLOCKS = 2_000
+"""Milliseconds for which another replica may still answer by the history of a user who has just been erased."""
 COLUMNS = [column for column in IMPRESSIONS.c if column.name != "position"]
 
 
@@ -37,11 +39,11 @@ class StoredImpressions:
         database: Where they are.
 
     Attributes:
-        days: How long they are kept; with 0 none are written.
+        days: How long they are kept; with 0 none are. None until it is known: none are written, and none removed.
     """
 
     def __init__(self, database: Database) -> None:
-        self.days = 0
+        self.days: int | None = None
         self._database = database
         self._waiting: deque[Impression] = deque(maxlen=MOST_WAITING)
         self._writing = threading.Lock()
@@ -79,7 +81,13 @@ class StoredImpressions:
                 try:
                     self._database.write(partial(_insert, some))
                 except (UnavailableError, BusyError):
-                    self._waiting.extendleft(reversed(some[: MOST_WAITING - len(self._waiting)]))
+                    room = MOST_WAITING - len(self._waiting)
+                    self._lost += max(len(some) - room, 0)
+                    # The oldest go first.
+                    self._waiting.extendleft(reversed(some[len(some) - room :] if room < len(some) else some))
+                    raise
+                except Exception:
+                    self._lost += len(some)
                     raise
 
     def stop(self) -> None:
@@ -108,7 +116,7 @@ class StoredImpressions:
 
     def _tidy(self) -> None:
         """Remove those that are older than they are to be, some at a time: writers wait for no longer."""
-        if not self.days or time.monotonic() < self._tidied + TIDY_SECONDS:
+        if self.days is None or time.monotonic() < self._tidied + TIDY_SECONDS:
             return
         cutoff = int(time.time() * 1000) - self.days * DAY
         oldest = sa.select(IMPRESSIONS.c.position, IMPRESSIONS.c.at).order_by(IMPRESSIONS.c.position)
@@ -128,7 +136,7 @@ def _remove_until(position: int, connection: sa.Connection) -> None:
 
 def _insert(impressions: list[Impression], connection: sa.Connection) -> None:
     """Write them, but for those of users who were erased since."""
-    since = min(impression.at for impression in impressions)
+    since = min(impression.at for impression in impressions) - CLOCKS
     recent = sa.select(ERASURES.c.fingerprint, ERASURES.c.asked).where(ERASURES.c.asked >= since)
     erased = {row.fingerprint: row.asked for row in connection.execute(recent)}
     salt = salt_of(connection) if erased else b""
@@ -136,7 +144,7 @@ def _insert(impressions: list[Impression], connection: sa.Connection) -> None:
     def is_gone(impression: Impression) -> bool:
         if not erased or impression.user is None:
             return False
-        return impression.at <= erased.get(fingerprint(salt, impression.user), -1)
+        return impression.at <= erased.get(fingerprint(salt, impression.user), -CLOCKS) + CLOCKS
 
     rows = [{**vars(impression)} for impression in impressions if not is_gone(impression)]
     if rows:

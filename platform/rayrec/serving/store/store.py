@@ -134,6 +134,8 @@ class Store:
 
     def erase_user(self, key: str, actor: str) -> Erasure | None:
         """Forget a user, at the request of ``actor``, see `StoredErasures.erase`."""
+        # What this replica has just shown them is known by then, too.
+        self.impressions.flush()
         erasure = self.erasures.erase(key, actor)
         self._heard(Changed({key}))
         return erasure
