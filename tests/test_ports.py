@@ -7,15 +7,16 @@ import socket
 import pytest
 
 from rayrec import ports
-from rayrec.ports import FIRST, REPLICAS, REPLICAS_OF_A_NODE, choose_replica_ports
+from rayrec.ports import FALLBACK, FIRST, PORTS_OF_A_NODE, REPLICAS, choose_replica_ports
 
 
 def test_each_cluster_has_ports_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ports, "LAST", FIRST + 2 * REPLICAS_OF_A_NODE)
+    monkeypatch.setattr(ports, "LAST", FIRST + 2 * PORTS_OF_A_NODE)
     chosen: dict[str, str] = {}
     choose_replica_ports(chosen)
     first, last = (int(chosen[name]) for name in REPLICAS)
-    assert last - first == REPLICAS_OF_A_NODE - 1
+    assert last - first == PORTS_OF_A_NODE - 2
+    assert int(chosen[FALLBACK]) == last + 1
     with socket.socket() as replica:
         # As replicas of Ray Serve do.
         replica.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)

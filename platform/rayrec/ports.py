@@ -8,9 +8,11 @@ from collections.abc import MutableMapping
 
 HAPROXY = ("RAY_SERVE_HAPROXY_METRICS_PORT", "RAY_SERVE_HAPROXY_STATS_PORT")
 REPLICAS = ("RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT", "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT")
+FALLBACK = "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT"
+"""Where HAProxy turns to while there is no replica."""
 FIRST, LAST = 20_000, 30_000
 """Below those that systems give to whoever asks for any port, and below Ray Serve's own choice."""
-REPLICAS_OF_A_NODE = 100
+PORTS_OF_A_NODE = 100
 
 
 def free_port() -> int:
@@ -34,14 +36,15 @@ def choose_replica_ports(environment: MutableMapping[str, str]) -> None:
     """
     if not any(name in environment for name in REPLICAS):
         first = _free_ports()
-        environment.update(zip(REPLICAS, map(str, (first, first + REPLICAS_OF_A_NODE - 1)), strict=True))
+        environment.update(zip(REPLICAS, map(str, (first, first + PORTS_OF_A_NODE - 2)), strict=True))
+        environment.setdefault(FALLBACK, str(first + PORTS_OF_A_NODE - 1))
 
 
 def _free_ports() -> int:
     """The first of as many ports in a row as a node has replicas at most, none of which is listened on now."""
-    starts = [*range(FIRST, LAST, REPLICAS_OF_A_NODE)]
+    starts = [*range(FIRST, LAST, PORTS_OF_A_NODE)]
     random.SystemRandom().shuffle(starts)
-    free = (start for start in starts if all(map(_is_free, range(start, start + REPLICAS_OF_A_NODE))))
+    free = (start for start in starts if all(map(_is_free, range(start, start + PORTS_OF_A_NODE))))
     # A machine where all are taken has other troubles: any will do.
     return next(free, starts[0])
 
