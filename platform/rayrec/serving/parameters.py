@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
 from fastapi import Depends, Query
 
-from rayrec.serving.queries import Wanted
+from rayrec.serving.queries import ANYTHING, Wanted
 from rayrec.serving.schemas import MAX_COUNT, MAX_OFFSET
 
 MAX_CONTEXT = 4096
@@ -51,9 +52,16 @@ Labels = Annotated[
 NO_NAMES: list[str] = []
 
 
-async def _wanted(categories: Categories = NO_NAMES, exclude: Exclude = NO_NAMES, labels: Labels = NO_NAMES) -> Wanted:
+def wanted_of(categories: Sequence[str], exclude: Sequence[str], labels: Sequence[str]) -> Wanted:
+    """Which items may be recommended, as an address says it."""
+    if not categories and not exclude and not labels:
+        return ANYTHING
     parted = [label.partition("=") for label in labels]
     return Wanted(tuple(categories), tuple((name, value) for name, _, value in parted), tuple(exclude))
+
+
+async def _wanted(categories: Categories = NO_NAMES, exclude: Exclude = NO_NAMES, labels: Labels = NO_NAMES) -> Wanted:
+    return wanted_of(categories, exclude, labels)
 
 
 Which = Annotated[Wanted, Depends(_wanted)]

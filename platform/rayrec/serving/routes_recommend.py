@@ -14,7 +14,18 @@ from rayrec.serving.debug import account
 from rayrec.serving.engine import Engine
 from rayrec.serving.envelope import Backend, live, reply
 from rayrec.serving.features import FeatureError, Said
-from rayrec.serving.parameters import Count, Debugging, Explain, Moment, Offset, Which
+from rayrec.serving.parameters import (
+    NO_NAMES,
+    Categories,
+    Count,
+    Debugging,
+    Exclude,
+    Explain,
+    Labels,
+    Moment,
+    Offset,
+    wanted_of,
+)
 from rayrec.serving.queries import ANYTHING, Answer, Wanted
 from rayrec.serving.queries import Query as EngineQuery
 from rayrec.serving.schemas import Values
@@ -73,7 +84,9 @@ def add_recommendations(app: FastAPI, backend: Backend) -> None:
     async def recommend(
         request: Request,
         user: str,
-        which: Which,
+        categories: Categories = NO_NAMES,
+        exclude: Exclude = NO_NAMES,
+        labels: Labels = NO_NAMES,
         n: Count = 10,
         offset: Offset = 0,
         context: Moment = "{}",
@@ -81,7 +94,7 @@ def add_recommendations(app: FastAPI, backend: Backend) -> None:
         debug: Debugging = False,
     ) -> Response:
         """Items for a user. A user nobody has seen gets popular items, marked so."""
-        engine, began = live(backend), time.perf_counter()
+        engine, began, which = live(backend), time.perf_counter(), wanted_of(categories, exclude, labels)
         found = await asked(engine, user, n, offset, _values("context", context), which)
         ready = time.perf_counter()
         answer = await backend.answer(engine, replace(found.query, debug=debug))
