@@ -225,7 +225,7 @@ def latency(client: httpx.Client, store: Store, users: int) -> float:
     took = []
     for _ in range(ASKED):
         user = f"n{random.randrange(users)}"
-        for histories in [*store._histories]:
+        for histories in [*store._forgetful]:
             histories.forget([user])
         began = time.perf_counter()
         client.get(f"/v1/recommend/{user}?n=10").raise_for_status()

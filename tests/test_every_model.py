@@ -136,6 +136,7 @@ def released(job: TrainJob, prepared: Prepared, bundle: str) -> Engine:
         "dataset": {"name": prepared.dataset.name, "manifest": prepared.dataset.number, "view": prepared.view},
         "event_types": [],
         "simulated": False,
+        "serving": {},
         "funnel": {"exclude_seen": True},
     }
     return Engine.load(job.storage, publish_release(job.storage, content).digest)

@@ -70,6 +70,11 @@ class Serving(Section):
     )
     max_queued_requests: int = Field(256, ge=1, description="Requests that wait in a replica; beyond, 429.")
     max_batch_size: int = Field(64, ge=1, description="Most requests scored in one pass.")
+    cache_answers: int = Field(
+        20_000, ge=0, description="Users whose answers a replica remembers, until they do something; 0 remembers none."
+    )
+    cache_seconds: float = Field(30, ge=0, description="For how long.")
+    coalesce: bool = Field(True, description="Whether requests that ask the same at once share one answer.")
     replica_cpus: float = Field(0.5, gt=0, description="CPUs reserved a replica.")
     state: str | None = Field(
         None,

@@ -102,7 +102,7 @@ def test_a_write_that_fails_takes_no_other_with_it(store: Store) -> None:
 def test_other_stores_hear_of_it_within_a_second(store: Store, url: str) -> None:
     with closing(Store(url)) as other:
         histories = StoredHistories(other.database, {"i": 1, "j": 2})
-        other._histories.add(histories)
+        other._forgetful.add(histories)
         assert histories.history("u") is None
         store.append([view(1)])
         soon(lambda: (found := histories.history("u")) is not None and found.items.tolist() == [1])
@@ -122,7 +122,7 @@ def test_other_stores_hear_of_it_within_a_second(store: Store, url: str) -> None
 
 def test_what_was_read_before_a_write_is_not_remembered_after_it(store: Store) -> None:
     histories = StoredHistories(store.database, {"i": 1})
-    store._histories.add(histories)
+    store.tell(histories)
     read = histories._read
 
     def slow(user: str) -> object:
@@ -301,7 +301,7 @@ def test_who_is_erased_while_a_dataset_is_taken_in_stays_so(
 
 def test_what_changed_is_forgotten_and_who_is_late_reads_everything(store: Store) -> None:
     histories = StoredHistories(store.database, {"i": 1})
-    store._histories.add(histories)
+    store.tell(histories)
     store.append([view(1, user="secret")])
     store.erase_user("secret", "nobody")
     store.database.write(lambda connection: connection.execute(sa.update(CHANGES).values(at=0)))

@@ -21,6 +21,7 @@ from rayrec.inference.release import open_release
 from rayrec.recipe_serving import Serving
 from rayrec.serving.app import build_app
 from rayrec.serving.batching import Batcher
+from rayrec.serving.cache import AnswerCache, Remembering
 from rayrec.serving.engine import Engine
 from rayrec.serving.queries import Answer, Query
 from rayrec.serving.store.store import Store, state_url
@@ -41,9 +42,7 @@ class UserConfig(BaseModel):
         release: NAME, NAME@ALIAS or NAME/VERSION, looked up in MLflow by each replica; with ``storage``, a digest. A
             replica that starts later looks an alias up anew, so NAME/VERSION is what keeps all replicas alike.
         storage: Where the Release lives, when ``release`` is a digest.
-        max_batch_size: See the recipe's `serving`; by default what the Release says.
-        max_queued_requests: The same.
-        state: The same.
+        max_batch_size: See the recipe's `serving`; by default what the Release says. So are the others.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -52,7 +51,15 @@ class UserConfig(BaseModel):
     storage: str | None = None
     max_batch_size: int | None = Field(None, ge=1)
     max_queued_requests: int | None = Field(None, ge=1)
+    cache_answers: int | None = Field(None, ge=0)
+    cache_seconds: float | None = Field(None, ge=0)
+    coalesce: bool | None = None
+    impressions_days: int | None = Field(None, ge=0)
     state: str | None = None
+
+    def settings(self) -> dict[str, Any]:
+        """What it says of the recipe's `serving`."""
+        return self.model_dump(exclude={"release", "storage"}, exclude_none=True)
 
     def find(self) -> tuple[Storage, str]:
         """The storage and the digest of the Release.
@@ -68,10 +75,10 @@ class UserConfig(BaseModel):
 
 @dataclass(frozen=True)
 class _Live:
-    """An engine with its queue and its store, swapped together."""
+    """An engine with what it remembers, its queue behind that, and its store, swapped together."""
 
     engine: Engine
-    batcher: Batcher[Query, Answer]
+    cache: AnswerCache
     store: Store
 
 
@@ -111,7 +118,7 @@ class Endpoint:
         live = self._live
         if live is None or live.engine is not engine:
             return engine.answer([query])[0]
-        return await live.batcher.submit(query)
+        return await live.cache.answer(query)
 
     async def reconfigure(self, config: dict[str, Any]) -> None:
         """Load, check and warm the Release beside the live one, then put it in its place by one assignment.
@@ -141,8 +148,8 @@ class Endpoint:
             raise RecipeError(f"user_config: {problems}. Known keys: {', '.join(UserConfig.model_fields)}.") from error
         storage, digest = given.find()
         content = open_release(storage, digest).content
-        settings = Serving(**content["serving"])
-        store = self._store_of(given.state or settings.state, content["name"])
+        settings = Serving(**{**content["serving"], **given.settings()})
+        store = self._store_of(settings.state, content["name"])
         engine = Engine.load(storage, digest, known=store.histories_of, catalog=store.catalog, trending=store.trending)
         # Only of a Release that can be asked.
         store.fill(open_dataset(storage, content["dataset"]["name"], content["dataset"]["manifest"]))
@@ -151,9 +158,11 @@ class Endpoint:
         def compute(queries: Sequence[Query]) -> Sequence[Answer]:
             return engine.answer(queries)
 
-        size, queued = given.max_batch_size, given.max_queued_requests
-        batcher = Batcher(compute, size or settings.max_batch_size, queued or settings.max_queued_requests)
-        return _Live(engine, batcher, store)
+        batcher = Batcher(compute, settings.max_batch_size, settings.max_queued_requests)
+        remembering = Remembering(settings.cache_answers, settings.cache_seconds, settings.coalesce)
+        cache = AnswerCache(batcher.submit, store.catalog, remembering)
+        store.tell(cache)
+        return _Live(engine, cache, store)
 
     def _store_of(self, url: str | None, name: str) -> Store:
         """The store at a URL, which stays open for as long as replicas live: Releases come and go."""
@@ -193,9 +202,7 @@ def build_application(storage: Storage, release: str, settings: Serving) -> Any:
     config = UserConfig(
         storage=storage.uri,
         release=release,
-        max_batch_size=settings.max_batch_size,
-        max_queued_requests=settings.max_queued_requests,
-        state=settings.state,
+        **{name: getattr(settings, name) for name in UserConfig.model_fields if name not in {"release", "storage"}},
     )
     return _with_options(settings).options(user_config=config.model_dump()).bind()
 

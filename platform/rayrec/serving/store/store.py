@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 from weakref import WeakSet
 
 from rayrec.artifacts import home
@@ -33,6 +33,13 @@ def state_url(given: str | None, name: str) -> str:
     return expanded(given) if given else f"sqlite:///{Path(home()).absolute()}/state/{name}.db"
 
 
+class Forgetful(Protocol):
+    """Whoever remembers something of users."""
+
+    def forget(self, users: Iterable[str] | None) -> None:
+        """Read it anew of some users; None: of all."""
+
+
 class Store:
     """Events, items and users of an endpoint. What is written here counts in this process at once, in others soon.
 
@@ -54,7 +61,7 @@ class Store:
         self.trending = Trending(self.events)
         self.erasures = StoredErasures(self.database)
         self.impressions = StoredImpressions(self.database)
-        self._histories: WeakSet[StoredHistories] = WeakSet()
+        self._forgetful: WeakSet[Forgetful] = WeakSet()
         self._changing = threading.Lock()
         # First: what is written while the catalogue is read is told of afterwards.
         self._follower = Follower(self.database, self._heard)
@@ -72,8 +79,12 @@ class Store:
             features = {key: at for at, key in enumerate(dataset.vocabulary("user")["key"].to_pylist())}, found
         timed = dataset.manifest["order"] == "timestamp"
         histories = StoredHistories(self.database, scorer.rows, content["event_types"], timed, features)
-        self._histories.add(histories)
+        self.tell(histories)
         return histories
+
+    def tell(self, forgetful: Forgetful) -> None:
+        """Tell somebody, for as long as they live, which users have done something or are to be forgotten."""
+        self._forgetful.add(forgetful)
 
     def fill(self, dataset: Dataset) -> None:
         """Take in what a Dataset knows, unless it has been."""
@@ -148,8 +159,8 @@ class Store:
 
     def _heard(self, changed: Changed) -> None:
         """Forget what is no longer so."""
-        for histories in [*self._histories]:
-            histories.forget(changed.users)
+        for forgetful in [*self._forgetful]:
+            forgetful.forget(changed.users)
         if changed.items is None or changed.items:
             self._read_items(changed.items)
         if changed.api_keys:
