@@ -93,7 +93,12 @@ def _labels(given: JsonValue) -> JsonValue:
 
 
 Text = Annotated[str, AfterValidator(_text), Field(json_schema_extra={"pattern": TEXT})]
-Kind = Annotated[Text, AfterValidator(_bare), Field(max_length=MAX_KEY)]
+Kind = Annotated[
+    str,
+    AfterValidator(_text),
+    AfterValidator(_bare),
+    Field(max_length=MAX_KEY, json_schema_extra={"pattern": f"^$|{BARE}"}),
+]
 Key = Annotated[
     str,
     AfterValidator(_text),
