@@ -51,11 +51,7 @@ NOBODY = 0
 def erase_user(storage: Storage, name: str, user: str, *, known_only: bool = True) -> Json:
     """Forget a user. Returns the receipt: what was rewritten and removed, and what is left to do elsewhere.
 
-    Args:
-        storage: Where the Dataset is.
-        name: The Dataset.
-        user: The key, as in the logs.
-        known_only: Refuse a user of whom the Dataset knows nothing; otherwise later logs are searched for them, too.
+    Of one whom the Dataset does not know it remembers, unless ``known_only``, to leave them out of later logs.
 
     Raises:
         DataError: The Dataset does not know the user.

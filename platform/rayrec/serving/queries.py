@@ -49,7 +49,7 @@ class Query:
         user: What is said of who asks, in place of the features in ``context``; by column, not encoded yet.
         moment: What is known of the moment; likewise.
         at: The moment that is asked for, in seconds since the epoch.
-        who: The key of who asks; nothing of a session.
+        who: The key of who asks, known or not; nothing of a session.
         others: Keys of items of the history that the model does not know.
         wanted: Which items may be recommended; what follows for those that the model knows is in ``exclude``.
         debug: Whether it is asked how each item came to its place.

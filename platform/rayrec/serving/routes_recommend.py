@@ -74,7 +74,7 @@ async def asked(
     if query is not None:
         return Asked(query, True, degraded)
     nobody = await asyncio.to_thread(engine.session_query, [], n, offset, context=context, wanted=which)
-    return Asked(nobody, False, degraded)
+    return Asked(replace(nobody, who=user), False, degraded)
 
 
 def add_recommendations(app: FastAPI, backend: Backend) -> None:

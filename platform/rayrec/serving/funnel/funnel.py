@@ -15,11 +15,12 @@ from rayrec.serving.funnel.attributes import Attributes
 from rayrec.serving.funnel.candidates import Gathered, gather
 from rayrec.serving.funnel.rerank import Candidates, Places, Rules, arrange, scaled
 from rayrec.serving.queries import MODEL, Query, Ranked, Shown
-from rayrec.serving.state import Catalog
+from rayrec.serving.state import Catalog, Item
 
 RECENT = 5
 """Latest items of a history that others are like."""
-MOST_POPULAR = 1000
+MOST_LISTED = 1000
+NO_ROWS = np.zeros(0, np.int64)
 MOST_COLD = 1000
 """The newest of the items that the model does not know, among which chance chooses."""
 DAY = 24 * 3600.0
@@ -89,7 +90,8 @@ class Funnel:
         self._salt = salt
         self._rules = Rules(policy.diversity, policy.diversity_weight, policy.category_cap, policy.exploration)
         self._known: dict[bool, Attributes] = {}
-        most = popular.top([np.zeros(0, np.int64)], MOST_POPULAR)[0][0]
+        self._lists: dict[tuple[str, str], tuple[Sequence[Item | str], np.ndarray]] = {}
+        most = popular.top([NO_ROWS], MOST_LISTED)[0][0]
         self._most_popular = [popular.item_keys[row - 1] for row in most if row]
 
     def ranked(self, source: str, scores: np.ndarray, queries: Sequence[Query]) -> list[Ranked]:
@@ -132,17 +134,27 @@ class Funnel:
         recent = np.unique(query.history[-RECENT:])
         if quotas.similar and len(recent):
             near = scorer.similar(recent, quotas.similar, np.flatnonzero(np.isneginf(scores)))
-            found["similar"] = np.zeros(0, np.int64) if near is None else near[0][np.isfinite(near[1])]
-        lists = {"popular": lambda: self._most_popular, "trending": self._trending, "latest": self._latest}
-        for name, keys in lists.items():
+            found["similar"] = NO_ROWS if near is None else near[0][np.isfinite(near[1])]
+        for name in ("popular", "trending", "latest"):
             quota = getattr(quotas, name)
             if quota:
-                rows = scorer.rows_of(keys())
+                rows = self._listed(name, scorer)
                 found[name] = rows[np.isfinite(scores[rows])][:quota]
         return found
 
-    def _latest(self) -> list[str]:
-        return [item.item for item in self._catalog.newest()[:MOST_POPULAR]]
+    def _listed(self, name: str, scorer: Scorer) -> np.ndarray:
+        """Rows of a list that is the same for everybody, looked up once for each list that comes."""
+        given: Sequence[Item | str]
+        if name == "latest":
+            given = self._catalog.newest()
+        else:
+            given = self._trending() if name == "trending" else self._most_popular
+        before, rows = self._lists.get((name, scorer.kind), (None, NO_ROWS))
+        if before is not given:
+            keys = [one if isinstance(one, str) else one.item for one in given[:MOST_LISTED]]
+            rows = scorer.rows_of(keys)
+            self._lists[name, scorer.kind] = given, rows
+        return rows
 
     def _relevance(
         self, scores: np.ndarray, gathered: Gathered, about: Attributes, queries: Sequence[Query]
