@@ -55,7 +55,7 @@ class _Route(APIRoute):
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See `APIRoute`."""
-        is_ours = scope["method"] in self.methods and self.path.startswith("/v1/")
+        is_ours = scope["method"] in (self.methods or ()) and self.path.startswith("/v1/")
         if scope["query_string"] and is_ours:
             known = scope["app"].state.parameters.get((scope["method"], self.path_format), frozenset())
             unknown = sorted({*Request(scope).query_params} - known)

@@ -42,7 +42,10 @@ def _describe(document: dict[str, Any], engine: Engine | None) -> None:
     context = _columns(engine, "context", {MOMENT: {**A_MOMENT, "description": "The moment that is asked for."}})
     for operations in document["paths"].values():
         for operation in (found for method, found in operations.items() if method in METHODS):
-            for parameter in operation.get("parameters", []):
+            # What one route of a function has in its path, another takes as well as a list of that name.
+            named = {(one["in"], one["name"]): one for one in reversed(operation.get("parameters", []))}
+            operation["parameters"] = [*reversed(named.values())]
+            for parameter in operation["parameters"]:
                 if parameter["name"] == "context":
                     # An object in an address, which FastAPI takes for a text.
                     del parameter["schema"]

@@ -38,7 +38,7 @@ Exclude = Annotated[
 
 
 Labels = Annotated[
-    list[Annotated[str, Query(pattern="^[^=]*=.*$", max_length=MAX_NAME)]],
+    list[Annotated[str, Query(pattern="^[^=\\u0000]*=[^\\u0000]*$", max_length=MAX_NAME)]],
     Query(
         alias="label",
         max_length=MAX_NAMED,
