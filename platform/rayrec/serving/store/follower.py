@@ -95,8 +95,8 @@ class Follower:
             return
         old = CHANGES.c.at < (time.time() - FORGET_SECONDS) * 1000
         self._database.write(lambda connection: connection.execute(sa.delete(CHANGES).where(old)))
-        self._database.empty_log()
         self._tidied = time.monotonic()
+        self._database.empty_log()
 
     def _tell_some(self) -> bool:
         """Tell of what has changed. Returns whether there may be more."""
