@@ -26,10 +26,11 @@ from rayrec.inference.release import Release
 from rayrec.serving.engine import histories_of
 from rayrec.serving.forgetting import carry_out
 from rayrec.serving.state import Event, Impression, Item, User
-from rayrec.serving.store import fill
+from rayrec.serving.store import fill, recent
 from rayrec.serving.store.database import Database, UnavailableError
 from rayrec.serving.store.histories import StoredHistories
 from rayrec.serving.store.impressions import DAY
+from rayrec.serving.store.recent import RecentEvents
 from rayrec.serving.store.store import Store
 from rayrec.serving.store.tables import CHANGES, ERASURES, EVENTS, METADATA
 
@@ -101,8 +102,7 @@ def test_a_write_that_fails_takes_no_other_with_it(store: Store) -> None:
 
 def test_other_stores_hear_of_it_within_a_second(store: Store, url: str) -> None:
     with closing(Store(url)) as other:
-        histories = StoredHistories(other.database, {"i": 1, "j": 2})
-        other._forgetful.add(histories)
+        histories = StoredHistories(other.recent, {"i": 1, "j": 2})
         assert histories.history("u") is None
         store.append([view(1)])
         soon(lambda: (found := histories.history("u")) is not None and found.items.tolist() == [1])
@@ -121,22 +121,66 @@ def test_other_stores_hear_of_it_within_a_second(store: Store, url: str) -> None
 
 
 def test_what_was_read_before_a_write_is_not_remembered_after_it(store: Store) -> None:
-    histories = StoredHistories(store.database, {"i": 1})
-    store.tell(histories)
-    read = histories._read
+    histories = StoredHistories(store.recent, {"i": 1})
+    store.append([view(1, user="v")])
+    read = store.database.read
 
-    def slow(user: str) -> object:
-        found = read(user)
+    def slow(work: Callable[[sa.Connection], object]) -> object:
+        found = read(work)
         # Somebody writes after this one has read.
-        store.append([view(1)])
+        store.database.read = read  # type: ignore[method-assign]
+        store.append([view(2), view(3, user="v")])
         return found
 
-    histories._read = slow  # type: ignore[method-assign, assignment]
+    store.database.read = slow  # type: ignore[method-assign, assignment]
     assert histories.history("u") is None
-    histories._read = read  # type: ignore[method-assign]
-    found = histories.history("u")
-    assert found is not None
-    assert found.items.tolist() == [1]
+    assert [one.items.tolist() for user in ("u", "v") if (one := histories.history(user))] == [[1], [1, 1]]
+
+
+def test_what_is_read_before_anybody_asks_is_what_they_would_have_been_told(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.append([view(n, user=f"u{n % 3}", item="ij"[n % 2]) for n in range(30)])
+    store.append([view(99, user="u1", item="k", type="buy")])
+    cold = StoredHistories(RecentEvents(store.database), {"i": 1, "j": 2}, ("view",))
+    # Of the last of those who are read together there may be more.
+    monkeypatch.setattr(recent, "ROWS_AT_ONCE", 25)
+    store.recent.warm()
+    assert [store.recent.remembered(f"u{n}") for n in range(3)] == [True, True, False]
+    warm = StoredHistories(store.recent, {"i": 1, "j": 2}, ("view",))
+    for user in ("u0", "u1", "u2"):
+        one, other = warm.history(user), cold.history(user)
+        assert one is not None
+        assert other is not None
+        assert (one.items.tolist(), list(one.others)) == (other.items.tolist(), list(other.others))
+        assert one.times is not None
+        assert one.times.tolist() == other.times.tolist()  # type: ignore[union-attr]
+        assert warm.history(user) is one
+    assert list(warm.history("u1").others) == ["k"]  # type: ignore[union-attr]
+
+
+def test_who_is_erased_amid_that_is_in_no_memory(store: Store) -> None:
+    store.append([view(n, user=f"u{n % 3}") for n in range(6)])
+    read = store.database.read
+
+    def slow(work: Callable[[sa.Connection], object]) -> object:
+        found = read(work)
+        store.recent.forget(["u1"])
+        return found
+
+    store.database.read = slow  # type: ignore[method-assign, assignment]
+    store.recent.warm()
+    assert [store.recent.remembered(f"u{n}") for n in range(3)] == [True, False, True]
+
+
+def test_models_come_and_go_without_the_log_being_read_again(store: Store) -> None:
+    store.append([view(1), view(2, item="j")])
+    first = StoredHistories(store.recent, {"i": 1, "j": 2}).history("u")
+    store.database.read = None  # type: ignore[method-assign, assignment]
+    second = StoredHistories(store.recent, {"j": 7}).history("u")
+    assert first is not None
+    assert second is not None
+    assert (first.items.tolist(), second.items.tolist(), list(second.others)) == ([1, 2], [7], ["i"])
 
 
 def test_what_was_acknowledged_survives_sigkill(url: str) -> None:
@@ -300,8 +344,7 @@ def test_who_is_erased_while_a_dataset_is_taken_in_stays_so(
 
 
 def test_what_changed_is_forgotten_and_who_is_late_reads_everything(store: Store) -> None:
-    histories = StoredHistories(store.database, {"i": 1})
-    store.tell(histories)
+    histories = StoredHistories(store.recent, {"i": 1})
     store.append([view(1, user="secret")])
     store.erase_user("secret", "nobody")
     store.database.write(lambda connection: connection.execute(sa.update(CHANGES).values(at=0)))

@@ -7,11 +7,12 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from rayrec import __version__
+from rayrec.serving.direct import Direct
 from rayrec.serving.document import add_document
-from rayrec.serving.envelope import Backend, StatusError, add_envelope, live
+from rayrec.serving.envelope import Backend, Envelope, StatusError, add_errors, live
 from rayrec.serving.routes_bulk import add_bulk
 from rayrec.serving.routes_gorse import add_gorse
 from rayrec.serving.routes_lists import add_lists
@@ -27,9 +28,10 @@ def build_app(backend: Backend) -> FastAPI:
         status: {"model": ErrorAnswer} for status in (400, 401, 403, 404, 411, 413, 422, 429, 500, 503)
     }
     # A redirect would have lost what tells slashes of keys from others.
-    app = FastAPI(title="rayrec", version=__version__, responses=errors, redirect_slashes=False)
+    app = _Application(title="rayrec", version=__version__, responses=errors, redirect_slashes=False)
+    app.envelope = Envelope(app.routed, Direct(backend), backend)
     app.router.route_class = _Route
-    add_envelope(app, backend)
+    add_errors(app)
     # An item's key may have slashes: what ends with another word comes first.
     add_recommendations(app, backend)
     add_lists(app, backend)
@@ -45,6 +47,24 @@ def build_app(backend: Backend) -> FastAPI:
     }
     add_document(app, backend)
     return app
+
+
+class _Application(FastAPI):
+    """All routes in an envelope, which is around FastAPI's own middleware, too.
+
+    Attributes:
+        envelope: The envelope.
+    """
+
+    envelope: ASGIApp
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See `FastAPI`."""
+        await (self.envelope if scope["type"] == "http" else self.routed)(scope, receive, send)
+
+    async def routed(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Without the envelope."""
+        await super().__call__(scope, receive, send)
 
 
 class _Route(APIRoute):

@@ -6,7 +6,7 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 from urllib.parse import unquote
 
@@ -148,19 +148,23 @@ register_url_convertor("entity", EntityPath())
 register_url_convertor("part", KeyPart())
 
 
-class _Envelope:
-    """An ASGI application around another. Starlette's own kind of middleware would cost as much as all routes."""
+class Envelope:
+    """An ASGI application around others. Starlette's own kind of middleware would cost as much as all routes.
 
-    def __init__(self, app: ASGIApp, backend: Backend) -> None:
+    Args:
+        app: All routes.
+        direct: Answers some requests in its place, each of which it gives an application for, or None.
+        backend: What the routes ask.
+    """
+
+    def __init__(self, app: ASGIApp, direct: Callable[[Request], ASGIApp | None], backend: Backend) -> None:
         self._app = app
+        self._direct = direct
         self._backend = backend
         self._gate = Gate()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
         request = Request(scope)
         given = request.headers.get("x-request-id", "")
         request.state.began = int(time.time() * 1000)
@@ -171,7 +175,7 @@ class _Envelope:
                 MutableHeaders(scope=message)["x-request-id"] = request_id
             await send(message)
 
-        answer = _odd(request) or self._refused(request) or _too_large(request) or self._app
+        answer = _odd(request) or self._refused(request) or _too_large(request) or self._direct(request) or self._app
         await answer(scope, receive, send if self._backend.tells_request_id else telling)
 
     def _refused(self, request: Request) -> Response | None:
@@ -186,23 +190,14 @@ class _Envelope:
         return _problem(request, refusal.status, refusal.message, again)
 
 
-def add_envelope(app: FastAPI, backend: Backend) -> None:
-    """Request ids, keys, bounded bodies, and errors as JSON."""
-    app.add_middleware(_Envelope, backend=backend)
-
-    @app.exception_handler(StatusError)
-    async def failed(request: Request, error: StatusError) -> Response:
-        return _problem(request, error.status, str(error))
+def add_errors(app: FastAPI) -> None:
+    """Have errors answered as JSON."""
 
     async def told(request: Request, error: Exception) -> Response:
-        return _problem(request, STATUSES[type(error)], str(error))
+        return failure(request, error)
 
-    for kind in STATUSES:
+    for kind in (StatusError, OverloadedError, *STATUSES):
         app.add_exception_handler(kind, told)
-
-    @app.exception_handler(OverloadedError)
-    async def overloaded(request: Request, error: OverloadedError) -> Response:
-        return _problem(request, 429, "too many requests are waiting; try again in a moment.")
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
@@ -220,10 +215,19 @@ def add_envelope(app: FastAPI, backend: Backend) -> None:
         allow = {"Allow": ", ".join(_methods(app, path_of(request)))} if error.status_code == 405 else None
         return _problem(request, error.status_code, str(error.detail), allow)
 
-    @app.exception_handler(Exception)
-    async def unexpected(request: Request, error: Exception) -> Response:
-        logger.error("request %s failed", request.state.request_id, exc_info=error)
-        return _problem(request, 500, "something went wrong here; the log has it under this request id.")
+    app.add_exception_handler(Exception, told)
+
+
+def failure(request: Request, error: Exception) -> Response:
+    """The answer to a request that met an error."""
+    if isinstance(error, StatusError):
+        return _problem(request, error.status, str(error))
+    if isinstance(error, OverloadedError):
+        return _problem(request, 429, "too many requests are waiting; try again in a moment.")
+    if type(error) in STATUSES:
+        return _problem(request, STATUSES[type(error)], str(error))
+    logger.error("request %s failed", request.state.request_id, exc_info=error)
+    return _problem(request, 500, "something went wrong here; the log has it under this request id.")
 
 
 def _of_one_kind(problems: Sequence[Any]) -> Sequence[Any]:

@@ -58,6 +58,22 @@ class Asked:
     degraded: bool
 
 
+@dataclass(frozen=True)
+class Details:
+    """What is asked besides items.
+
+    Attributes:
+        explain: Which items of the history speak most for each.
+        debug: How the answer came about.
+    """
+
+    explain: bool = False
+    debug: bool = False
+
+
+NO_DETAILS = Details()
+
+
 async def asked(
     engine: Engine, user: str, n: int, offset: int, said: Said | None = None, wanted: Wanted | None = None
 ) -> Asked:
@@ -81,7 +97,7 @@ def add_recommendations(app: FastAPI, backend: Backend) -> None:
     """Add the routes."""
 
     @app.get("/v1/recommend/{user:key}", response_model=UserRecommendations, tags=["recommend"])
-    async def recommend(
+    async def recommend_to_user(
         request: Request,
         user: str,
         categories: Categories = NO_NAMES,
@@ -94,18 +110,8 @@ def add_recommendations(app: FastAPI, backend: Backend) -> None:
         debug: Debugging = False,
     ) -> Response:
         """Items for a user. A user nobody has seen gets popular items, marked so."""
-        engine, began, which = live(backend), time.perf_counter(), wanted_of(categories, exclude, labels)
-        found = await asked(engine, user, n, offset, _values("context", context), which)
-        ready = time.perf_counter()
-        answer = await backend.answer(engine, replace(found.query, debug=debug))
-        seconds = {"ask": ready - began, "answer": time.perf_counter() - ready}
-        content = answer.to_json()
-        if explain:
-            await asyncio.to_thread(_explain, engine, found.query, content["items"])
-        if debug:
-            content["debug"] = account(engine, found.query, which, seconds)
-        shown(backend, request, engine, answer, user, offset)
-        return reply(request, engine, user=user, known=found.known, degraded=found.degraded, **content)
+        which, said = wanted_of(categories, exclude, labels), _values("context", context)
+        return await recommend(backend, request, user, n, offset, said, which, Details(explain, debug))
 
     @app.post("/v1/session/recommend", response_model=Recommendations, tags=["recommend"])
     async def session(request: Request, body: Session) -> Response:
@@ -137,6 +143,31 @@ def add_recommendations(app: FastAPI, backend: Backend) -> None:
         ranked = {scored.item.item for scored in answer.items}
         left = [key for key in dict.fromkeys(body.candidates) if key not in ranked]
         return reply(request, engine, unranked=left, degraded=found.degraded, **answer.to_json())
+
+
+async def recommend(
+    backend: Backend,
+    request: Request,
+    user: str,
+    n: int,
+    offset: int,
+    said: Said | None = None,
+    which: Wanted = ANYTHING,
+    details: Details = NO_DETAILS,
+) -> Response:
+    """Items for a user."""
+    engine, began = live(backend), time.perf_counter()
+    found = await asked(engine, user, n, offset, said, which)
+    ready = time.perf_counter()
+    answer = await backend.answer(engine, replace(found.query, debug=True) if details.debug else found.query)
+    content = answer.to_json()
+    if details.explain:
+        await asyncio.to_thread(_explain, engine, found.query, content["items"])
+    if details.debug:
+        seconds = {"ask": ready - began, "answer": time.perf_counter() - ready}
+        content["debug"] = account(engine, found.query, which, seconds)
+    shown(backend, request, engine, answer, user, offset)
+    return reply(request, engine, user=user, known=found.known, degraded=found.degraded, **content)
 
 
 def shown(backend: Backend, request: Request, engine: Engine, answer: Answer, user: str | None, offset: int) -> None:

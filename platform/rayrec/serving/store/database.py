@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import queue
 import threading
 import time
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+import orjson
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
@@ -232,10 +234,20 @@ def _checked(url: str) -> sa.URL:
     return parsed
 
 
+def _json(value: object) -> str:
+    try:
+        return orjson.dumps(value).decode()
+    except TypeError:
+        # Labels may have integers of more than 64 bits.
+        return json.dumps(value)
+
+
 def _engine(url: sa.URL) -> sa.Engine:
     if url.get_backend_name() == "sqlite":
         Path(cast("str", url.database)).parent.mkdir(parents=True, exist_ok=True)
-        engine = sa.create_engine(url, hide_parameters=True, connect_args={"timeout": BUSY_SECONDS})
+        engine = sa.create_engine(
+            url, hide_parameters=True, json_serializer=_json, connect_args={"timeout": BUSY_SECONDS}
+        )
         sa.event.listen(engine, "connect", _durable)
         sa.event.listen(engine, "begin", _begin)
         return engine
@@ -248,6 +260,7 @@ def _engine(url: sa.URL) -> sa.Engine:
         return sa.create_engine(
             url,
             hide_parameters=True,
+            json_serializer=_json,
             pool_pre_ping=True,
             max_overflow=MOST_CONNECTIONS,
             pool_timeout=CONNECT_SECONDS,

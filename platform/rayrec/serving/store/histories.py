@@ -1,31 +1,46 @@
-"""Histories of users: read from the log, and kept in memory while nothing new is heard of them."""
+"""Histories of users by the item rows of a model, made from their events when they are asked for."""
 
 from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
-import sqlalchemy as sa
 
 from rayrec.models.interactions import SparseRows
 from rayrec.serving.state import History
-from rayrec.serving.store.database import Database
-from rayrec.serving.store.tables import EVENTS, USERS
+from rayrec.serving.store.recent import MOST_USERS, Names, RecentEvents, UserEvents
 
-MOST_EVENTS = 10_000
-"""Of a history: the latest."""
-MOST_USERS = 100_000
-"""Whose histories are kept in memory: those asked for last."""
+
+class _Numbers:
+    """What each of the numbers of some names stands for, worked out as names come.
+
+    Args:
+        names: The names.
+        meaning: What one of them stands for.
+    """
+
+    def __init__(self, names: Names, meaning: Callable[[str], int]) -> None:
+        self._names = names
+        self._meaning = meaning
+        self._known = np.zeros(0, np.int64)
+
+    def __getitem__(self, numbers: np.ndarray) -> np.ndarray:
+        """``[n]`` int32 numbers to ``[n]`` int64."""
+        known = self._known
+        if len(numbers) and int(numbers.max()) >= len(known):
+            new = self._names.known[len(known) :]
+            known = self._known = np.concatenate([known, np.array([self._meaning(name) for name in new], np.int64)])
+        found: np.ndarray = known[numbers]
+        return found
 
 
 class StoredHistories:
     """See `rayrec.serving.state.HistoryStore`.
 
     Args:
-        database: Where the events are.
+        events: The events of users.
         rows: The item row of each item key of the model.
         event_types: Only events of these types; by default all.
         timed: Whether the model's log has times.
@@ -35,21 +50,20 @@ class StoredHistories:
 
     def __init__(
         self,
-        database: Database,
+        events: RecentEvents,
         rows: Mapping[str, int],
         event_types: Sequence[str] = (),
         timed: bool = True,
         features: tuple[Mapping[str, int], SparseRows] | None = None,
         most_users: int = MOST_USERS,
     ) -> None:
-        self._database = database
-        self._rows = rows
-        self._types = tuple(event_types)
+        self._events = events
+        self._rows = _Numbers(events.items, lambda key: rows.get(key, 0))
+        self._types = _Numbers(events.types, lambda kind: kind in event_types) if event_types else None
         self._timed = timed
         self._features = features
         self._most = most_users
-        self._known: OrderedDict[str, History | None] = OrderedDict()
-        self._reading: dict[str, object] = {}
+        self._made: OrderedDict[str, tuple[UserEvents, History]] = OrderedDict()
         self._lock = threading.Lock()
 
     def history(self, user: str) -> History | None:
@@ -58,58 +72,39 @@ class StoredHistories:
         Raises:
             UnavailableError: It is not in memory, and the database does not answer.
         """
+        events = self._events.of(user)
+        if events is None:
+            return None
         with self._lock:
-            if user in self._known:
-                self._known.move_to_end(user)
-                return self._known[user]
-            # Whoever forgets the user meanwhile takes this away: what is read then may be old already.
-            mine = self._reading.setdefault(user, object())
-        try:
-            found = self._read(user)
-            with self._lock:
-                if self._reading.get(user) is mine:
-                    self._known[user] = found
-                    if len(self._known) > self._most:
-                        self._known.popitem(last=False)
-        finally:
-            with self._lock:
-                if self._reading.get(user) is mine:
-                    del self._reading[user]
-        return found
+            before, made = self._made.get(user, (None, None))
+            if before is events and made is not None:
+                self._made.move_to_end(user)
+                return made
+        made = self._of(user, events)
+        with self._lock:
+            self._made[user] = events, made
+            if len(self._made) > self._most:
+                self._made.popitem(last=False)
+        return made
 
     def remembered(self, user: str) -> bool:
         """See `HistoryStore`."""
-        return user in self._known
+        return self._events.remembered(user)
 
     def forget(self, users: Iterable[str] | None) -> None:
-        """Read the histories of some users anew when they are asked for; None: of all."""
+        """Keep nothing of some users in memory; None: of anybody."""
         with self._lock:
-            for kept in (self._known, self._reading):
-                for user in [*kept] if users is None else users:
-                    kept.pop(user, None)
+            for user in [*self._made] if users is None else users:
+                self._made.pop(user, None)
 
-    def _read(self, user: str) -> History | None:
-        newest = sa.select(EVENTS.c.item, EVENTS.c.type, EVENTS.c.timestamp).where(EVENTS.c.user == user)
-        newest = newest.order_by(EVENTS.c.timestamp.desc(), EVENTS.c.position.desc()).limit(MOST_EVENTS)
-        told = sa.select(sa.literal(1)).where(USERS.c.user == user)
-
-        def read(connection: sa.Connection) -> tuple[Sequence[Any], bool]:
-            events = connection.execute(newest).all()
-            return events, bool(events) or connection.execute(told).first() is not None
-
-        events, known = self._database.read(read)
-        return self._of(user, events[::-1]) if known else None
-
-    def _of(self, user: str, events: Sequence[Any]) -> History:
-        found = [
-            (row, timestamp)
-            for item, kind, timestamp in events
-            if (row := self._rows.get(item)) and (not self._types or kind in self._types)
-        ]
-        items = np.array([row for row, _ in found], np.int64)
-        times = np.array([timestamp // 1000 for _, timestamp in found], np.int64) if self._timed else None
-        others = [item for item, _, _ in events if item not in self._rows]
-        return History(items, times, self._features_of(user), others)
+    def _of(self, user: str, events: UserEvents) -> History:
+        rows = self._rows[events.items]
+        read = rows > 0
+        others = [self._events.items.known[number] for number in events.items[~read]]
+        if self._types is not None:
+            read &= self._types[events.types] > 0
+        times = events.timestamps[read] // 1000 if self._timed else None
+        return History(rows[read], times, self._features_of(user), others)
 
     def _features_of(self, user: str) -> np.ndarray | None:
         if self._features is None:

@@ -24,6 +24,7 @@ from rayrec.serving.store.histories import StoredHistories
 from rayrec.serving.store.impressions import StoredImpressions
 from rayrec.serving.store.items import StoredItems
 from rayrec.serving.store.keys import StoredKeys
+from rayrec.serving.store.recent import RecentEvents
 from rayrec.serving.store.trending import Trending
 from rayrec.serving.store.users import StoredUsers
 
@@ -49,6 +50,7 @@ class Store:
     Attributes:
         catalog: Every item, in memory.
         keyring: The keys of those who may ask, in memory.
+        recent: Events of users, in memory.
         trending: Gives the keys of items that trend, in memory.
     """
 
@@ -61,7 +63,8 @@ class Store:
         self.trending = Trending(self.events)
         self.erasures = StoredErasures(self.database)
         self.impressions = StoredImpressions(self.database)
-        self._forgetful: WeakSet[Forgetful] = WeakSet()
+        self.recent = RecentEvents(self.database)
+        self._forgetful: WeakSet[Forgetful] = WeakSet([self.recent])
         self._changing = threading.Lock()
         # First: what is written while the catalogue is read is told of afterwards.
         self._follower = Follower(self.database, self._heard)
@@ -78,7 +81,7 @@ class Store:
         if found is not None:
             features = {key: at for at, key in enumerate(dataset.vocabulary("user")["key"].to_pylist())}, found
         timed = dataset.manifest["order"] == "timestamp"
-        histories = StoredHistories(self.database, scorer.rows, content["event_types"], timed, features)
+        histories = StoredHistories(self.recent, scorer.rows, content["event_types"], timed, features)
         self.tell(histories)
         return histories
 
@@ -87,9 +90,10 @@ class Store:
         self._forgetful.add(forgetful)
 
     def fill(self, dataset: Dataset) -> None:
-        """Take in what a Dataset knows, unless it has been."""
+        """Take in what a Dataset knows, unless it has been; and have in memory who did something last."""
         fill(self.database, dataset)
         self._follower.catch_up()
+        self.recent.warm()
 
     def append(self, events: Sequence[Event], with_items: bool = False) -> int:
         """See `EventLog`. Items that are not in the catalogue come into it only if so asked."""
