@@ -109,6 +109,10 @@ def endpoint(engine: Engine) -> Iterator[str]:
             self.store: Store | None = None
             self.refused: str | None = None
             self.tells_request_id = False
+            self.deadline = 60.0
+
+        def engine_of(self, user: str | None) -> Engine | None:
+            return self.engine
 
         async def answer(self, engine: Engine, query: Query) -> Answer:
             return engine.answer([query])[0]

@@ -273,7 +273,7 @@ def serve(
     port: Annotated[int | None, typer.Option(min=1, max=65535, help="Port to listen on.")] = None,
     verbose: VerboseOption = False,
 ) -> None:
-    """Serve a Release over HTTP until Ctrl-C."""
+    """Serve a Release over HTTP until Ctrl-C. NAME and NAME@ALIAS are followed: promote another, and it answers."""
     from rayrec.artifacts import Storage
     from rayrec.inference.release import open_release
     from rayrec.recipe_serving import Serving
@@ -369,7 +369,8 @@ def _serve_until_signal(reference: str, settings: Any, quiet: bool) -> None:
             err=True,
         )
     storage = Storage.open(registered.storage)
-    with until_signal() as wait, serving(storage, registered.digest, settings) as url:
+    follow = None if "/" in reference else reference
+    with until_signal() as wait, serving(storage, registered.digest, settings, follow) as url:
         typer.echo(f"serving {registered.name}/{registered.version} at {url}/docs (Ctrl-C ends it)", err=True)
         if not has_keys(settings, registered.name):
             make = f"`rayrec keys create {registered.name}` makes the first one"

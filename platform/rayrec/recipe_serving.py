@@ -69,6 +69,9 @@ class Serving(Section):
         16, gt=0, description="Requests in flight a replica that autoscaling aims at."
     )
     max_queued_requests: int = Field(256, ge=1, description="Requests that wait in a replica; beyond, 429.")
+    deadline_ms: float = Field(
+        1000, gt=0, description="After so long a request gets popular items, marked, instead of the model's."
+    )
     max_batch_size: int = Field(64, ge=1, description="Most requests scored in one pass.")
     cache_answers: int = Field(
         20_000, ge=0, description="Users whose answers a replica remembers, until they do something; 0 remembers none."

@@ -26,6 +26,10 @@ class Direct:
         self.refused: str | None = None
         self.tells_request_id = False
         self.failure: Exception | None = None
+        self.deadline = 10.0
+
+    def engine_of(self, user: str | None) -> Engine | None:
+        return self.engine
 
     async def answer(self, engine: Engine, query: Query) -> Answer:
         if self.failure:

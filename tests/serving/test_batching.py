@@ -12,7 +12,7 @@ from rayrec.serving.batching import Batcher, OverloadedError
 
 
 def test_a_single_request_is_computed_at_once() -> None:
-    batcher = Batcher[int, int](lambda requests: [r * 2 for r in requests], max_batch_size=8, max_queued=8)
+    batcher = Batcher[int, int](lambda requests: [r * 2 for r in requests], max_batch_size=8, max_queued=8, deadline=60)
 
     assert asyncio.run(batcher.submit(21)) == 42
 
@@ -27,7 +27,7 @@ def test_requests_that_arrive_during_a_pass_share_the_next_one() -> None:
         return requests
 
     async def scenario() -> list[int]:
-        batcher = Batcher[int, int](compute, max_batch_size=4, max_queued=100)
+        batcher = Batcher[int, int](compute, max_batch_size=4, max_queued=100, deadline=60)
         first = asyncio.create_task(batcher.submit(0))
         await asyncio.sleep(0.05)  # the first pass is under way
         others = [asyncio.create_task(batcher.submit(i)) for i in range(1, 7)]
@@ -47,7 +47,7 @@ def test_a_full_queue_refuses() -> None:
         return requests
 
     async def scenario() -> None:
-        batcher = Batcher[int, int](compute, max_batch_size=1, max_queued=2)
+        batcher = Batcher[int, int](compute, max_batch_size=1, max_queued=2, deadline=60)
         tasks = [asyncio.create_task(batcher.submit(0))]
         await asyncio.sleep(0.05)
         tasks += [asyncio.create_task(batcher.submit(i)) for i in (1, 2)]
@@ -67,7 +67,7 @@ def test_a_failing_pass_fails_its_own_requests_only() -> None:
         return requests
 
     async def scenario() -> None:
-        batcher = Batcher[int, int](compute, max_batch_size=1, max_queued=10)
+        batcher = Batcher[int, int](compute, max_batch_size=1, max_queued=10, deadline=60)
         results = await asyncio.gather(*(batcher.submit(i) for i in (1, 13, 2)), return_exceptions=True)
         assert results[0] == 1
         assert isinstance(results[1], ValueError)
@@ -84,7 +84,7 @@ def test_a_client_that_leaves_does_not_hold_up_the_others() -> None:
         return requests
 
     async def scenario() -> None:
-        batcher = Batcher[int, int](compute, max_batch_size=4, max_queued=10)
+        batcher = Batcher[int, int](compute, max_batch_size=4, max_queued=10, deadline=60)
         leaving, staying = asyncio.create_task(batcher.submit(1)), asyncio.create_task(batcher.submit(2))
         await asyncio.sleep(0.05)
         leaving.cancel()
@@ -106,7 +106,7 @@ def test_of_a_batch_that_fails_only_the_request_at_fault_does() -> None:
         return requests
 
     async def scenario() -> list[int | BaseException]:
-        batcher = Batcher[int, int](compute, max_batch_size=4, max_queued=100)
+        batcher = Batcher[int, int](compute, max_batch_size=4, max_queued=100, deadline=60)
         first = asyncio.create_task(batcher.submit(0))
         await asyncio.sleep(0.05)  # the first pass is under way
         others = [asyncio.create_task(batcher.submit(i)) for i in (1, 2, 3)]

@@ -96,7 +96,7 @@ class Bundle:
         scorer = Scorer(
             self.manifest["kind"], chosen, self.item_keys, self.manifest["max_length"], vectors, self.widths
         )
-        self._check_golden(scorer)
+        self.check(scorer)
         return scorer
 
     @property
@@ -106,7 +106,12 @@ class Bundle:
         widths: dict[str, int] = self.manifest.get("widths", {})
         return widths
 
-    def _check_golden(self, scorer: Scorer) -> None:
+    def check(self, scorer: Scorer) -> None:
+        """Compare a scorer's scores with the golden ones.
+
+        Raises:
+            ModelError: They are others.
+        """
         with pa.memory_map(str(self.folder / "golden.arrow")) as file:
             golden = pa.ipc.open_file(file).read_all()
         histories = [np.array(history, dtype=np.int64) for history in golden["history"].to_pylist()]

@@ -16,6 +16,10 @@ class OverloadedError(Exception):
     """The queue is full."""
 
 
+class LateError(Exception):
+    """The deadline has passed."""
+
+
 class Batcher(Generic[Request, Result]):
     """Collects concurrent requests into one call.
 
@@ -23,14 +27,20 @@ class Batcher(Generic[Request, Result]):
         compute: Computes results for requests, in their order. Runs in a thread of its own, one call at a time.
         max_batch_size: Most requests of a call.
         max_queued: Requests that may wait; beyond, `OverloadedError`.
+        deadline: Seconds after which nobody waits any more.
     """
 
     def __init__(
-        self, compute: Callable[[Sequence[Request]], Sequence[Result]], max_batch_size: int, max_queued: int
+        self,
+        compute: Callable[[Sequence[Request]], Sequence[Result]],
+        max_batch_size: int,
+        max_queued: int,
+        deadline: float,
     ) -> None:
         self._compute = compute
         self._max_batch_size = max_batch_size
         self._max_queued = max_queued
+        self._deadline = deadline
         self._waiting: deque[tuple[Request, asyncio.Future[Result]]] = deque()
         self._running = False
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="scorer")
@@ -40,6 +50,7 @@ class Batcher(Generic[Request, Result]):
 
         Raises:
             OverloadedError: Too many requests are waiting.
+            LateError: It was not computed in time.
         """
         if len(self._waiting) >= self._max_queued:
             raise OverloadedError
@@ -49,14 +60,19 @@ class Batcher(Generic[Request, Result]):
         if not self._running:
             self._running = True
             self._task = loop.create_task(self._drain())
-        return await future
+        late = loop.call_later(self._deadline, _give_up, future)
+        try:
+            return await future
+        finally:
+            late.cancel()
 
     async def _drain(self) -> None:
         """Compute until nobody waits."""
         loop = asyncio.get_running_loop()
         while self._waiting:
-            size = min(len(self._waiting), self._max_batch_size)
-            batch = [self._waiting.popleft() for _ in range(size)]
+            batch = self._next_batch()
+            if not batch:
+                break
             outcomes = await loop.run_in_executor(self._thread, self._outcomes, [request for request, _ in batch])
             for (_, future), outcome in zip(batch, outcomes, strict=True):
                 if future.done():  # the client may have gone
@@ -67,6 +83,15 @@ class Batcher(Generic[Request, Result]):
                     future.set_result(outcome)
         self._running = False
 
+    def _next_batch(self) -> list[tuple[Request, asyncio.Future[Result]]]:
+        """Those who have waited longest, and still do."""
+        batch: list[tuple[Request, asyncio.Future[Result]]] = []
+        while self._waiting and len(batch) < self._max_batch_size:
+            request, future = self._waiting.popleft()
+            if not future.done():
+                batch.append((request, future))
+        return batch
+
     def _outcomes(self, requests: Sequence[Request]) -> Sequence[Result | Exception]:
         """A result or an error each: of requests that fail together, those that can are answered alone."""
         try:
@@ -75,3 +100,8 @@ class Batcher(Generic[Request, Result]):
             if len(requests) == 1:
                 return [error]
             return [outcome for request in requests for outcome in self._outcomes([request])]
+
+
+def _give_up(future: asyncio.Future[Result]) -> None:
+    if not future.done():
+        future.set_exception(LateError())

@@ -2,84 +2,28 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, cast
 
 import ray
 from fastapi import FastAPI
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ray import serve
 from ray.serve.config import BackpressureConfig
 
 from rayrec.artifacts import Storage
-from rayrec.data.dataset import open_dataset
 from rayrec.errors import RecipeError
-from rayrec.inference.release import open_release
 from rayrec.recipe_serving import Serving
 from rayrec.serving.app import build_app
-from rayrec.serving.batching import Batcher
-from rayrec.serving.cache import AnswerCache, Remembering
 from rayrec.serving.engine import Engine
 from rayrec.serving.queries import Answer, Query
+from rayrec.serving.rollout import Rollout
 from rayrec.serving.store.store import Store, state_url
-from rayrec.tracking import find_release
-
-_LOG = logging.getLogger("ray.serve")
+from rayrec.serving.user_config import UserConfig
 
 APP_NAME = "rayrec"
 GRACEFUL_SECONDS = 10
-HEALTH_SECONDS = 10
+HEALTH_SECONDS = 4
+"""A Release that fails is taken back within ten."""
 SLACK = 100
-
-
-class UserConfig(BaseModel):
-    """What can change while replicas run: Serve's ``user_config``.
-
-    Attributes:
-        release: NAME, NAME@ALIAS or NAME/VERSION, looked up in MLflow by each replica; with ``storage``, a digest. A
-            replica that starts later looks an alias up anew, so NAME/VERSION is what keeps all replicas alike.
-        storage: Where the Release lives, when ``release`` is a digest.
-        max_batch_size: See the recipe's `serving`; by default what the Release says. So are the others.
-    """
-
-    model_config = ConfigDict(extra="forbid")
-
-    release: str
-    storage: str | None = None
-    max_batch_size: int | None = Field(None, ge=1)
-    max_queued_requests: int | None = Field(None, ge=1)
-    cache_answers: int | None = Field(None, ge=0)
-    cache_seconds: float | None = Field(None, ge=0)
-    coalesce: bool | None = None
-    impressions_days: int | None = Field(None, ge=0)
-    state: str | None = None
-
-    def settings(self) -> dict[str, Any]:
-        """What it says of the recipe's `serving`."""
-        return self.model_dump(exclude={"release", "storage"}, exclude_none=True)
-
-    def find(self) -> tuple[Storage, str]:
-        """The storage and the digest of the Release.
-
-        Raises:
-            ModelError: It is not registered.
-        """
-        if self.storage is not None:
-            return Storage.open(self.storage), self.release
-        found = find_release(self.release)
-        return Storage.open(found.storage), found.digest
-
-
-@dataclass(frozen=True)
-class _Live:
-    """An engine with what it remembers, its queue behind that, and its store, swapped together."""
-
-    engine: Engine
-    cache: AnswerCache
-    store: Store
 
 
 @serve.deployment(name="endpoint")
@@ -90,79 +34,48 @@ class Endpoint:
     tells_request_id = True
 
     def __init__(self) -> None:
-        self._live: _Live | None = None
-        self._refused: str | None = None
-        self._wanted: dict[str, Any] = {}
         self._stores: dict[str, Store] = {}
+        self._rollout = Rollout(self._store_of)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return build_app(self)
 
     @property
     def engine(self) -> Engine | None:
-        """See `rayrec.serving.app.Backend`."""
-        return self._live.engine if self._live else None
+        """See `rayrec.serving.envelope.Backend`."""
+        return self._rollout.lineup.main.engine if self._rollout.lineup else None
+
+    def engine_of(self, user: str | None) -> Engine | None:
+        """See `rayrec.serving.envelope.Backend`."""
+        return self._rollout.lineup.arm_of(user).served.engine if self._rollout.lineup else None
+
+    @property
+    def deadline(self) -> float:
+        """See `rayrec.serving.envelope.Backend`."""
+        return self._rollout.lineup.main.deadline if self._rollout.lineup else 1.0
 
     @property
     def store(self) -> Store | None:
-        """See `rayrec.serving.app.Backend`."""
-        return self._live.store if self._live else None
+        """See `rayrec.serving.envelope.Backend`."""
+        return self._rollout.lineup.main.store if self._rollout.lineup else None
 
     @property
     def refused(self) -> str | None:
-        """See `rayrec.serving.app.Backend`."""
-        return self._refused
+        """See `rayrec.serving.envelope.Backend`."""
+        return self._rollout.refused
 
     async def answer(self, engine: Engine, query: Query) -> Answer:
-        """See `rayrec.serving.app.Backend`. A request begun on one Release ends on it."""
-        live = self._live
-        if live is None or live.engine is not engine:
-            return engine.answer([query])[0]
-        return await live.cache.answer(query)
+        """See `rayrec.serving.envelope.Backend`."""
+        return await self._rollout.answer(engine, query)
 
     async def reconfigure(self, config: dict[str, Any]) -> None:
-        """Load, check and warm the Release beside the live one, then put it in its place by one assignment.
+        """Called by Serve with what the replica is to serve, see `Rollout.configure`."""
+        await self._rollout.configure(config)
 
-        Raises:
-            RayrecError: There is no such Release, or it is damaged, and none is live. With one live, that stays: Serve
-                would end a replica that raises here, and answers from the Release before are better than none. It is
-                tried again with every check of health.
-        """
-        self._wanted = config
-        try:
-            self._live = await asyncio.to_thread(self._load, config)
-        except Exception as error:
-            # Whatever it is, down to a Release of a newer rayrec.
-            if self._live is None:
-                raise
-            self._refused = str(error)
-            _LOG.error("Release %s stays live. Refused: %s", self._live.engine.release.digest, error)
-        else:
-            self._refused = None
-
-    def _load(self, config: dict[str, Any]) -> _Live:
-        try:
-            given = UserConfig.model_validate(config)
-        except ValidationError as error:
-            problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-            raise RecipeError(f"user_config: {problems}. Known keys: {', '.join(UserConfig.model_fields)}.") from error
-        storage, digest = given.find()
-        content = open_release(storage, digest).content
-        settings = Serving(**{**content["serving"], **given.settings()})
-        store = self._store_of(settings.state, content["name"])
-        engine = Engine.load(storage, digest, known=store.histories_of, catalog=store.catalog, trending=store.trending)
-        # Only of a Release that can be asked.
-        store.fill(open_dataset(storage, content["dataset"]["name"], content["dataset"]["manifest"]))
-        store.impressions.days = settings.impressions_days
-
-        def compute(queries: Sequence[Query]) -> Sequence[Answer]:
-            return engine.answer(queries)
-
-        batcher = Batcher(compute, settings.max_batch_size, settings.max_queued_requests)
-        remembering = Remembering(settings.cache_answers, settings.cache_seconds, settings.coalesce)
-        cache = AnswerCache(batcher.submit, store.catalog, remembering)
-        store.tell(cache)
-        return _Live(engine, cache, store)
+    async def check_health(self) -> None:
+        """Called by Serve: a replica that cannot answer, or gives other answers than its models did, is replaced."""
+        self._rollout.follow()
+        await self._rollout.check()
 
     def _store_of(self, url: str | None, name: str) -> Store:
         """The store at a URL, which stays open for as long as replicas live: Releases come and go."""
@@ -181,29 +94,18 @@ class Endpoint:
         for store in self._stores.values():
             store.close()
 
-    async def check_health(self) -> None:
-        """Called by Serve: a replica that cannot answer is replaced."""
-        if self._refused is not None:
-            # The storage or MLflow may answer by now.
-            await self.reconfigure(self._wanted)
-        if self._live is not None:
-            engine = self._live.engine
-            await asyncio.to_thread(engine.answer, [engine.session_query([], 1, 0)])
 
-
-def build_application(storage: Storage, release: str, settings: Serving) -> Any:
+def build_application(storage: Storage, release: str, settings: Serving, follow: str | None = None) -> Any:
     """The Serve application for a Release.
 
     Args:
         storage: Where the Release lives; every node must reach it.
         release: Its digest.
         settings: The recipe's `serving` section.
+        follow: NAME or NAME@ALIAS, when it is that which is served, whatever Release it leads to.
     """
-    config = UserConfig(
-        storage=storage.uri,
-        release=release,
-        **{name: getattr(settings, name) for name in UserConfig.model_fields if name not in {"release", "storage"}},
-    )
+    shared = settings.model_dump(include={*UserConfig.model_fields})
+    config = UserConfig(storage=storage.uri, release=release, follow=follow, **shared)
     return _with_options(settings).options(user_config=config.model_dump()).bind()
 
 

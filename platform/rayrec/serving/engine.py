@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from itertools import islice
 from types import MappingProxyType
 
@@ -15,6 +16,7 @@ from rayrec.data.dataset import open_dataset
 from rayrec.data.event_log import load_histories
 from rayrec.data.user_features import check_features, everyones_features
 from rayrec.errors import RayrecError
+from rayrec.inference.bundle import Bundle
 from rayrec.inference.inputs import Context
 from rayrec.inference.release import Release, open_release
 from rayrec.inference.scorer import Scorer
@@ -34,6 +36,8 @@ class UnknownItemError(RayrecError):
     """An item key that the catalogue does not have."""
 
 
+MOST_POPULAR = 1000
+"""Among which a request finds something when there is no time to ask."""
 EXPLAINING, MOST_EXPLAINING = 3, 200
 """Items of a history that an explanation names, and the latest that it looks at."""
 
@@ -52,6 +56,7 @@ class Engine:
         catalog: The items.
         features: Features that the model reads of requests.
         trending: Gives the keys of items that trend; by default there are none.
+        golden: The bundles, with the scorers that give their golden answers.
     """
 
     def __init__(
@@ -63,6 +68,7 @@ class Engine:
         catalog: Catalog,
         features: RequestFeatures,
         trending: Keys = tuple,
+        golden: Sequence[tuple[Bundle, Scorer]] = (),
     ) -> None:
         self.release = release
         self.scorer = scorer
@@ -75,6 +81,7 @@ class Engine:
         made = Funnel(policy, scorer, popular, catalog, trending, release.content["name"])
         self._funnel = None if policy.is_plain else made
         self._outside = Outside(catalog)
+        self._golden = golden
 
     @classmethod
     def load(
@@ -103,14 +110,26 @@ class Engine:
         content = release.content
         bundle, view = release.bundle("main"), content["dataset"]["view"]
         scorer = bundle.scorer(content["variants"]["main"], threads)
-        popular = release.bundle(POPULAR).scorer(content["variants"][POPULAR], threads)
+        fallback = release.bundle(POPULAR)
+        popular = fallback.scorer(content["variants"][POPULAR], threads)
         dataset = open_dataset(storage, content["dataset"]["name"], content["dataset"]["manifest"])
         check_features(bundle.manifest, bundle.path, dataset, view)
         features = RequestFeatures.of(dataset, view, scorer.widths)
         histories = known(release, scorer) if known else histories_of(release)
-        engine = cls(release, scorer, popular, histories, catalog or Items.of(dataset), features, trending)
+        golden = [(bundle, scorer), (fallback, popular)]
+        engine = cls(release, scorer, popular, histories, catalog or Items.of(dataset), features, trending, golden)
+        engine.fallback(engine.session_query([], 10, 0))
         engine.answer([engine.session_query([], 10, 0)])
         return engine
+
+    def check(self) -> None:
+        """Compare the models' scores with those of when they were published.
+
+        Raises:
+            ModelError: They are others.
+        """
+        for bundle, scorer in self._golden:
+            bundle.check(scorer)
 
     def user_query(
         self, user: str, count: int, offset: int, context: Said = NOTHING, wanted: Wanted = ANYTHING
@@ -180,6 +199,22 @@ class Engine:
     def answer(self, queries: Sequence[Query]) -> list[Answer]:
         """Answer several requests in one pass of each model."""
         return [self._answer(found) for found in self.ranked(queries)]
+
+    def fallback(self, query: Query) -> Answer:
+        """Popular items, marked, without asking a model: for a request that cannot wait, or whose model fails."""
+        known = len(query.history) > 0
+        rows = self._most_popular[known]
+        chosen = rows[~np.isin(rows, query.exclude)][query.offset : query.offset + query.count]
+        scorer = self.scorer if known else self.popular
+        found = self._answer(Ranked.by_rows(POPULAR, scorer, chosen, np.zeros(len(chosen), np.float32)))
+        return replace(found, degraded=True)
+
+    @cached_property
+    def _most_popular(self) -> Mapping[bool, np.ndarray]:
+        """Rows of what most users had, of the model, and of who has no history."""
+        most = self.popular.top([np.zeros(0, np.int64)], MOST_POPULAR)[0][0]
+        keys = [self.popular.item_keys[row - 1] for row in most if row]
+        return {True: self.scorer.rows_of(keys), False: self.popular.rows_of(keys)}
 
     def ranked(self, queries: Sequence[Query]) -> list[Ranked]:
         """The same, as keys."""

@@ -50,13 +50,21 @@ class Backend(Protocol):
 
     Attributes:
         tells_request_id: Whether what is around the application sends a request's id back in the header.
+        deadline: Seconds after which nobody waits for an answer.
     """
 
     tells_request_id: bool
 
     @property
+    def deadline(self) -> float:
+        """See the attributes."""
+
+    @property
     def engine(self) -> Engine | None:
         """The live engine; None while the first one loads."""
+
+    def engine_of(self, user: str | None) -> Engine | None:
+        """The one that answers a user: `engine`, or that of an arm."""
 
     @property
     def store(self) -> Store | None:
@@ -78,15 +86,16 @@ class StatusError(Exception):
         self.status = status
 
 
-def live(backend: Backend) -> Engine:
-    """The live engine.
+def live(backend: Backend, user: str | None = None) -> Engine:
+    """The live engine, or that of a user's arm.
 
     Raises:
         StatusError: None is live yet.
     """
-    if backend.engine is None:
+    engine = backend.engine_of(user)
+    if engine is None:
         raise StatusError(503, LOADING)
-    return backend.engine
+    return engine
 
 
 def stored(backend: Backend) -> Store:

@@ -99,14 +99,16 @@ class Answer:
     Attributes:
         items: Best first.
         source: ``model``; ``popular`` when nothing is known to recommend from; ``latest`` where that is asked for.
+        degraded: Whether it is not what it should be: popular items in place of the model's.
     """
 
     items: list[ScoredItem]
     source: str
+    degraded: bool = False
 
     def to_json(self) -> Json:
         """As it goes over HTTP."""
-        return {"source": self.source, "items": [scored.to_json() for scored in self.items]}
+        return {"source": self.source, "degraded": self.degraded, "items": [scored.to_json() for scored in self.items]}
 
 
 @dataclass(frozen=True)

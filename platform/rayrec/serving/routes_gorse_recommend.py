@@ -51,9 +51,9 @@ def _add_lists(app: FastAPI, backend: Backend) -> None:
         version: Version = "1",
     ) -> Response:
         """Items for a user: their keys, or with `X-API-Version: 2` their scores too."""
-        engine, delay = live(backend), seconds(write_back_delay)
+        engine, delay = live(backend, user), seconds(write_back_delay)
         wanted = Wanted(tuple(filter(None, [category, *within])))
-        found = await asked(engine, user, n, offset, wanted=wanted)
+        found = await asked(backend, engine, user, n, offset, wanted=wanted)
         answer = await backend.answer(engine, found.query)
         shown(backend, request, engine, answer, user, offset)
         if write_back_type:
@@ -170,7 +170,7 @@ def _add_neighbours(app: FastAPI, backend: Backend) -> None:
     ) -> Response:
         """Items for a user, with their scores."""
         engine = live(backend)
-        found = await asked(engine, user, n, offset, wanted=Wanted(tuple(filter(None, category))))
+        found = await asked(backend, engine, user, n, offset, wanted=Wanted(tuple(filter(None, category))))
         answer = await backend.answer(engine, found.query)
         shown(backend, request, engine, answer, user, offset)
         return JSONResponse(scores(answer))

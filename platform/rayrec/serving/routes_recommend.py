@@ -50,7 +50,7 @@ class Asked:
     Attributes:
         query: The query; of somebody without a history where nothing is known of the user.
         known: Whether the user has been seen.
-        degraded: Whether that could not be told, since the database does not answer.
+        degraded: Whether that could not be told, since the database does not answer, or not in time.
     """
 
     query: EngineQuery
@@ -75,7 +75,13 @@ NO_DETAILS = Details()
 
 
 async def asked(
-    engine: Engine, user: str, n: int, offset: int, said: Said | None = None, wanted: Wanted | None = None
+    backend: Backend,
+    engine: Engine,
+    user: str,
+    n: int,
+    offset: int,
+    said: Said | None = None,
+    wanted: Wanted | None = None,
 ) -> Asked:
     """What to ask for a user, whatever is known of them. What takes long is done while others are answered."""
     wanted = None if wanted == ANYTHING else wanted
@@ -84,8 +90,9 @@ async def asked(
         if wanted is None and engine.histories.remembered(user):
             query = engine.user_query(user, n, offset, context, which)
         else:
-            query = await asyncio.to_thread(engine.user_query, user, n, offset, context, which)
-    except UnavailableError:
+            reading = asyncio.to_thread(engine.user_query, user, n, offset, context, which)
+            query = await asyncio.wait_for(reading, backend.deadline)
+    except (UnavailableError, TimeoutError):
         query, degraded = None, True
     if query is not None:
         return Asked(query, True, degraded)
@@ -132,17 +139,19 @@ def add_recommendations(app: FastAPI, backend: Backend) -> None:
     @app.post("/v1/rank", response_model=Ranking, tags=["recommend"])
     async def rank(request: Request, body: Rank) -> Response:
         """Your candidates, best first for a user or a session; also what they had. Hidden items are left out."""
-        engine, n = live(backend), len(body.candidates)
+        engine, n = live(backend, body.user), len(body.candidates)
         wanted = Wanted(only=tuple(body.candidates))
         if body.user is None:
             found = Asked(engine.session_query(body.items, n, 0, wanted=wanted), False, False)
         else:
-            found = await asked(engine, body.user, n, 0, wanted=wanted)
+            found = await asked(backend, engine, body.user, n, 0, wanted=wanted)
         answer = await backend.answer(engine, found.query)
         shown(backend, request, engine, answer, body.user, 0)
         ranked = {scored.item.item for scored in answer.items}
         left = [key for key in dict.fromkeys(body.candidates) if key not in ranked]
-        return reply(request, engine, unranked=left, degraded=found.degraded, **answer.to_json())
+        content = answer.to_json()
+        content["degraded"] |= found.degraded
+        return reply(request, engine, unranked=left, **content)
 
 
 async def recommend(
@@ -156,8 +165,8 @@ async def recommend(
     details: Details = NO_DETAILS,
 ) -> Response:
     """Items for a user."""
-    engine, began = live(backend), time.perf_counter()
-    found = await asked(engine, user, n, offset, said, which)
+    engine, began = live(backend, user), time.perf_counter()
+    found = await asked(backend, engine, user, n, offset, said, which)
     ready = time.perf_counter()
     answer = await backend.answer(engine, replace(found.query, debug=True) if details.debug else found.query)
     content = answer.to_json()
@@ -166,8 +175,9 @@ async def recommend(
     if details.debug:
         seconds = {"ask": ready - began, "answer": time.perf_counter() - ready}
         content["debug"] = account(engine, found.query, which, seconds)
+    content["degraded"] |= found.degraded
     shown(backend, request, engine, answer, user, offset)
-    return reply(request, engine, user=user, known=found.known, degraded=found.degraded, **content)
+    return reply(request, engine, user=user, known=found.known, **content)
 
 
 def shown(backend: Backend, request: Request, engine: Engine, answer: Answer, user: str | None, offset: int) -> None:

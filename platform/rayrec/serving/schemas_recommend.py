@@ -48,6 +48,9 @@ class Recommendations(Envelope):
     source: str = Field(
         description="`model`; `popular` when nothing is known to recommend from; `latest` or `trending` when asked for."
     )
+    degraded: bool = Field(
+        description="What the user did could not be read, or the model not be asked in time: popular items instead."
+    )
     items: list[RecommendedItem]
 
 
@@ -81,7 +84,6 @@ class UserRecommendations(Recommendations):
 
     user: str
     known: bool = Field(description="Whether the user has been seen before.")
-    degraded: bool = Field(description="The database did not answer: nothing that the user did was counted.")
     debug: Debug | None = Field(None, description="With `debug`.")
 
 
@@ -114,7 +116,6 @@ class Ranking(Recommendations):
     """Ranked candidates, best first."""
 
     unranked: list[str] = Field(description="Candidates that the model does not know, or that are hidden.")
-    degraded: bool = Field(description="The database did not answer: nothing that the user did was counted.")
 
 
 class SimilarUser(BaseModel):

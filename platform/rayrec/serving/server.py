@@ -27,8 +27,14 @@ CONTROLLER = "SERVE_CONTROLLER_ACTOR"
 
 
 @contextmanager
-def serving(storage: Storage, release: str, settings: Serving) -> Iterator[str]:
+def serving(storage: Storage, release: str, settings: Serving, follow: str | None = None) -> Iterator[str]:
     """The endpoint for as long as the block lasts, on the connected cluster. Gives its address.
+
+    Args:
+        storage: Where the Release lives.
+        release: Its digest.
+        settings: The recipe's `serving` section.
+        follow: NAME or NAME@ALIAS that leads to it now; when it leads elsewhere, that is served.
 
     Raises:
         ModelError: The Release is damaged.
@@ -46,7 +52,7 @@ def serving(storage: Storage, release: str, settings: Serving) -> Iterator[str]:
     try:
         try:
             serve.start(http_options={"host": settings.host, "port": settings.port}, logging_config=quiet)
-            serve.run(build_application(storage, release, settings), name=APP_NAME, logging_config=quiet)
+            serve.run(build_application(storage, release, settings, follow), name=APP_NAME, logging_config=quiet)
         except RuntimeError as error:
             raise ClusterError(f"the endpoint did not start: {_cause(error)}") from error
         yield f"http://{settings.host}:{settings.port}"
