@@ -245,12 +245,21 @@ class Tracker:
 
     def releases(self) -> list[RegisteredRelease]:
         """All versions of this name, oldest first. Models that others registered under it are left out."""
-        found = [v for v in _versions(self.client, f"name = '{self.name}'") if RELEASE_TAG in v.tags]
+        found = [v for v in _versions(self.client, f"name = '{self.name}'") if _is_release(v)]
         if not found:
             return []
         # A search leaves the aliases out; they stand with the registered model.
         aliases = self.client.get_registered_model(self.name).aliases
         return sorted((_registered(version, aliases) for version in found), key=lambda r: r.version)
+
+    def aliased(self, alias: str) -> RegisteredRelease | None:
+        """The Release that an alias leads to, if there is one; asked often by whoever follows it."""
+        try:
+            version = self.client.get_model_version_by_alias(self.name, alias)
+        except StorageError:
+            # None, or the registry does not answer: who looks for all versions then is told which.
+            return None
+        return _registered(version, dict.fromkeys(version.aliases, version.version)) if _is_release(version) else None
 
     def champion(self) -> RegisteredRelease | None:
         """The Release that is served by name, if there is one."""
@@ -308,6 +317,10 @@ class Tracker:
         self.client.set_registered_model_tag(self.name, HISTORY_TAG, json.dumps(versions))
 
 
+def _is_release(version: ModelVersion) -> bool:
+    return RELEASE_TAG in version.tags
+
+
 def _registered(version: ModelVersion, aliases: Mapping[str, str]) -> RegisteredRelease:
     mine = tuple(alias for alias, number in aliases.items() if str(number) == str(version.version))
     number, tags = int(version.version), version.tags
@@ -362,6 +375,9 @@ def find_release(reference: str) -> RegisteredRelease:
         ModelError: There is none; the message says which there are.
     """
     name, alias, version = split_reference(reference)
+    found = Tracker(name).aliased(alias) if alias else None
+    if found is not None:
+        return found
     known = Tracker(name).releases()
     if not known:
         raise ModelError(f"no Release called '{name}' is registered. `rayrec list` shows what there is.")
