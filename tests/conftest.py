@@ -56,6 +56,14 @@ def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@pytest.fixture
+def without_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Models are published without a graph, which would take longer than their training."""
+    from tests.graphs import leave_out_graphs
+
+    leave_out_graphs(monkeypatch)
+
+
 @pytest.fixture(scope="session")
 def planted(tmp_path_factory: pytest.TempPathFactory) -> Planted:
     """A log in which only features tell what users want, and a model of it."""

@@ -236,7 +236,7 @@ def own_log(tmp_path: Path, kind: str) -> dict[str, Any]:
     return {"path": "logs", "columns": {"user": "who", "item": "what", "timestamp": "at"}}
 
 
-@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.usefixtures("ray_cluster", "without_graphs")
 @pytest.mark.parametrize(
     "kind", ["two columns", "three columns, no header", "another language", "gzip folder of JSON lines"]
 )
@@ -256,7 +256,7 @@ def test_the_users_own_log_works(home: Path, tmp_path: Path, kind: str, caplog: 
 # ---- the life of a Release
 
 
-@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.usefixtures("ray_cluster", "without_graphs")
 def test_releases_are_listed_promoted_and_rolled_back(home: Path, tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path, write_log(tmp_path))
     training = ["--set", "training.epochs=1", "--set", "training.learning_rate=0.0001"]

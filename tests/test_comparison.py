@@ -12,7 +12,7 @@ from tests.test_cli import rayrec, refused
 from rayrec.tracking import Tracker
 
 
-@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.usefixtures("ray_cluster", "without_graphs")
 def test_registered_releases_are_compared_and_the_comparison_is_kept(home: Path, tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path, write_log(tmp_path), model={"name": "popularity"})
     page = tmp_path / "page.html"

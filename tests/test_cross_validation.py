@@ -46,7 +46,7 @@ def test_the_interval_is_wider_than_that_of_independent_folds() -> None:
     assert (low, high) == pytest.approx((0.2 - half, 0.2 + half))
 
 
-@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.usefixtures("ray_cluster", "without_graphs")
 def test_folds_are_measured_in_one_run_and_skipped_the_second_time(storage: Storage, tmp_path: Path) -> None:
     recipe = parse_recipe(recipe_values(write_log(tmp_path), model={"name": "popularity"}))
     folds: list[int] = []

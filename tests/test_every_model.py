@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
 from collections.abc import Iterator
@@ -40,7 +39,7 @@ from rayrec.training.world import World
 
 # Enough to be clearly above popularity; their full length is in benchmarks/quality.py.
 SHORT = {
-    "sasrec": ["model.dim=32", "model.max_length=30", "training.epochs=8", "training.learning_rate=0.005"],
+    "sasrec": ["model.dim=32", "model.max_length=30", "training.epochs=6", "training.learning_rate=0.005"],
     "bert4rec": [
         *("model.dim=32", "model.max_length=30", "model.mask=0.4", "model.dropout=0.1"),
         *("training.epochs=12", "training.learning_rate=0.005"),
@@ -55,8 +54,8 @@ SHORT = {
     "caser": ["model.dim=32", "model.max_length=30", "training.epochs=4", "training.learning_rate=0.005"],
     "gru4rec": ["model.dim=32", "model.max_length=30", "training.epochs=4", "training.learning_rate=0.005"],
     "item2vec": ["training.epochs=6", "training.learning_rate=0.005"],
-    "lightgcn": ["training.epochs=8", "training.batch_size=4096", "training.learning_rate=0.02"],
-    "two-tower": ["model.max_length=30", "training.epochs=4", "training.learning_rate=0.005"],
+    "lightgcn": ["training.epochs=5", "training.batch_size=4096", "training.learning_rate=0.02"],
+    "two-tower": ["model.max_length=30", "training.epochs=2", "training.learning_rate=0.005"],
 }
 
 
@@ -99,32 +98,35 @@ def ndcg(model: Recommender, sequences: Sequences) -> float:
     return float(METRICS["ndcg"](ranked.ranks, 10).mean())
 
 
-@contextlib.contextmanager
-def endpoint(engine: Engine) -> Iterator[str]:
-    """The HTTP surface around an engine, on a port of its own."""
+class Backend:
+    """Answers with one engine after the other."""
 
-    class Backend:
-        def __init__(self) -> None:
-            self.engine: Engine | None = engine
-            self.store: Store | None = None
-            self.refused: str | None = None
-            self.tells_request_id = False
-            self.deadline = 60.0
+    def __init__(self) -> None:
+        self.engine: Engine | None = None
+        self.store: Store | None = None
+        self.refused: str | None = None
+        self.tells_request_id = False
+        self.deadline = 60.0
 
-        def engine_of(self, user: str | None) -> Engine | None:
-            return self.engine
+    def engine_of(self, user: str | None) -> Engine | None:
+        return self.engine
 
-        async def answer(self, engine: Engine, query: Query) -> Answer:
-            return engine.answer([query])[0]
+    async def answer(self, engine: Engine, query: Query) -> Answer:
+        return engine.answer([query])[0]
 
-    server = uvicorn.Server(uvicorn.Config(build_app(Backend()), port=0, log_level="warning"))
+
+@pytest.fixture(scope="module")
+def endpoint() -> Iterator[tuple[Backend, str]]:
+    """What answers, and the URL of the HTTP surface around it, on a port of its own."""
+    backend = Backend()
+    server = uvicorn.Server(uvicorn.Config(build_app(backend), port=0, log_level="warning"))
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
         while not server.started:
             time.sleep(0.01)  # polls a thread that opens a port
         port = server.servers[0].sockets[0].getsockname()[1]
-        yield f"http://127.0.0.1:{port}"
+        yield backend, f"http://127.0.0.1:{port}"
     finally:
         server.should_exit = True
         thread.join()
@@ -148,7 +150,7 @@ def released(job: TrainJob, prepared: Prepared, bundle: str) -> Engine:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_it_beats_popularity_and_says_the_same_from_its_bundle_and_over_http(
-    name: str, prepared: Prepared, sequences: Sequences
+    name: str, prepared: Prepared, sequences: Sequences, endpoint: tuple[Backend, str]
 ) -> None:
     # Too few steps for averages of weights.
     changed = [f"model.name={name}", "training.averaging=0", *SHORT.get(name, [])]
@@ -178,9 +180,10 @@ def test_it_beats_popularity_and_says_the_same_from_its_bundle_and_over_http(
     np.testing.assert_allclose(bundle.scorer().score([history], [context])[0, 1:], expected[1:], atol=1e-5 * scale)
     session = [sequences.item_keys[row - 1] for row in history]
     asked = {"items": session, "times": times.tolist(), "context": {"timestamp": moment}, "n": 20}
-    with endpoint(released(job, prepared, bundle.path)) as url:
-        answer = httpx.post(f"{url}/v1/session/recommend", json=asked).json()
-        similar = httpx.get(f"{url}/v1/items/{session[-1]}/similar").json()
+    backend, url = endpoint
+    backend.engine = released(job, prepared, bundle.path)
+    answer = httpx.post(f"{url}/v1/session/recommend", json=asked).json()
+    similar = httpx.get(f"{url}/v1/items/{session[-1]}/similar").json()
     assert similar["source"] == ("popular" if name == "popularity" else "model")
     assert session[-1] not in [item["item"] for item in similar["items"]]
     rows = bundle.scorer().rows_of([item["item"] for item in answer["items"]])

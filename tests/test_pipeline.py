@@ -11,6 +11,7 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
+from tests.graphs import leave_out_graphs
 from tests.recipes import EVENTS, USERS, recipe_values, write_log
 from tests.watching import Silent
 
@@ -30,7 +31,9 @@ pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 
 def run(storage: Storage, log: Path, **sections: Any) -> RunResult:
-    return pipeline.run(parse_recipe(recipe_values(log, **sections)), storage, Silent())
+    with pytest.MonkeyPatch.context() as patch:
+        leave_out_graphs(patch)
+        return pipeline.run(parse_recipe(recipe_values(log, **sections)), storage, Silent())
 
 
 def snapshot(folder: Path) -> dict[str, int]:
@@ -41,7 +44,9 @@ def snapshot(folder: Path) -> dict[str, int]:
 def test_a_run_leaves_a_champion_that_beats_popularity_and_loads_in_mlflow(
     storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    result = run(storage, write_log(tmp_path), training={**recipe_values(tmp_path)["training"], "epochs": 25})
+    log = write_log(tmp_path)
+    recipe = parse_recipe(recipe_values(log, training={**recipe_values(log)["training"], "epochs": 25}))
+    result = pipeline.run(recipe, storage, Silent())
 
     printed = json.loads(json.dumps(result.to_json()))
     assert printed["dataset"]["counts"]["events"] == USERS * EVENTS
@@ -78,6 +83,7 @@ def test_the_same_run_again_skips_everything_and_changes_nothing(storage: Storag
 def test_the_curve_of_a_training_that_is_taken_up_is_whole(
     storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    leave_out_graphs(monkeypatch)
     log, told = write_log(tmp_path), Silent()
     recipe = parse_recipe(recipe_values(log, training={**recipe_values(log)["training"], "epochs": 4, "patience": 4}))
 
@@ -251,10 +257,9 @@ def test_popularity_alone_is_a_recommender_too(storage: Storage, tmp_path: Path)
 
 def test_a_split_by_time_is_evaluated(storage: Storage, tmp_path: Path) -> None:
     log = write_log(tmp_path)
-    values = recipe_values(log)
-    values["data"]["split"] = {"kind": "time", "validation": 0.2, "test": 0.2}
+    data = {**recipe_values(log)["data"], "split": {"kind": "time", "validation": 0.2, "test": 0.2}}
 
-    result = pipeline.run(parse_recipe(values), storage, Silent())
+    result = run(storage, log, data=data)
 
     assert result.metrics["main"]["test"]["users"] > 0
     assert np.isfinite(result.metrics["main"]["test"]["ndcg@10"])

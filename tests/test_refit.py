@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.graphs import leave_out_graphs
 from tests.recipes import EVENTS, USERS, recipe_values, write_log
 from tests.watching import Silent
 
@@ -24,7 +25,9 @@ WITH_RAY = pytest.mark.usefixtures("ray_cluster")
 
 def run(storage: Storage, log: Path, refit: str, **sections: Any) -> RunResult:
     training = {**recipe_values(log)["training"], "refit": refit}
-    return pipeline.run(parse_recipe(recipe_values(log, training=training, **sections)), storage, Silent())
+    with pytest.MonkeyPatch.context() as patch:
+        leave_out_graphs(patch)
+        return pipeline.run(parse_recipe(recipe_values(log, training=training, **sections)), storage, Silent())
 
 
 def released(storage: Storage, result: RunResult) -> Release:

@@ -43,12 +43,12 @@ def engine(release: Release, filled: Store) -> Engine:
     return Engine.load(release.storage, release.digest, known=filled.histories_of, catalog=filled.catalog)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def backend(engine: Engine, filled: Store) -> Direct:
     return Direct(engine, filled)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def client(backend: Direct) -> TestClient:
     return TestClient(build_app(backend), raise_server_exceptions=False)
 
@@ -197,8 +197,10 @@ def test_the_request_id_of_the_client_is_kept_if_it_is_one(client: TestClient) -
     assert len(replaced.headers["x-request-id"]) == 32
 
 
-def test_overload_is_a_429_that_says_when_to_come_back(client: TestClient, backend: Direct) -> None:
-    backend.failure = OverloadedError()
+def test_overload_is_a_429_that_says_when_to_come_back(
+    client: TestClient, backend: Direct, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backend, "failure", OverloadedError())
 
     response = client.get("/v1/recommend/u1")
 
@@ -206,8 +208,10 @@ def test_overload_is_a_429_that_says_when_to_come_back(client: TestClient, backe
     assert response.headers["retry-after"] == "1"
 
 
-def test_a_fault_is_a_500_without_its_traceback(client: TestClient, backend: Direct) -> None:
-    backend.failure = KeyError("secret internals")
+def test_a_fault_is_a_500_without_its_traceback(
+    client: TestClient, backend: Direct, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backend, "failure", KeyError("secret internals"))
 
     response = client.get("/v1/recommend/u1")
 

@@ -76,6 +76,7 @@ def losses(job: TrainJob, bundle: str) -> list[float]:
     return [entry["loss"] for entry in metrics["history"]]
 
 
+@pytest.mark.usefixtures("without_graphs")
 def test_a_view_on_disk_teaches_what_one_in_memory_does(job: TrainJob, monkeypatch: pytest.MonkeyPatch) -> None:
     hstu = {"name": "hstu", "dim": 8, "blocks": 1, "heads": 1, "max_length": 4}
     in_memory = train_model(changed(job, hstu), "in-memory", lambda _: None)
@@ -85,6 +86,7 @@ def test_a_view_on_disk_teaches_what_one_in_memory_does(job: TrainJob, monkeypat
     assert train_model(limited, "on-disk", lambda _: None) == in_memory, "the digest of the same weights"
 
 
+@pytest.mark.usefixtures("without_graphs")
 def test_counts_are_those_of_a_view_in_memory(job: TrainJob, monkeypatch: pytest.MonkeyPatch) -> None:
     popularity = {"name": "popularity", "half_life": 1}
     in_memory = fit_here(changed(job, popularity), 1)
@@ -123,6 +125,7 @@ def test_equal_training_gives_an_equal_bundle(job: TrainJob) -> None:
     assert train_model(job, "one", lambda _: None) == train_model(job, "two", lambda _: None)
 
 
+@pytest.mark.usefixtures("without_graphs")
 def test_with_averaging_the_averaged_weights_of_the_best_epoch_are_published(job: TrainJob) -> None:
     kept: list[State] = []
 
@@ -159,6 +162,7 @@ def test_a_loss_that_is_no_number_arrives_as_one_message(job: TrainJob) -> None:
     assert sum(int((tensor != 0).sum()) for name, tensor in kept.items() if name.endswith("targets")) == said["targets"]
 
 
+@pytest.mark.usefixtures("without_graphs")
 @pytest.mark.parametrize(
     ("name", "features", "prefix", "message"),
     [
@@ -206,6 +210,7 @@ def test_more_gpus_than_there_are_is_one_message(job: TrainJob) -> None:
         train_model(changed(job, workers=64, gpus="yes"), "gpus", lambda _: None)
 
 
+@pytest.mark.usefixtures("without_graphs")
 def test_what_is_trained_again_learns_from_more_on_the_same_schedule_up_to_the_best_epoch(
     job: TrainJob, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -223,6 +228,7 @@ def test_what_is_trained_again_learns_from_more_on_the_same_schedule_up_to_the_b
     assert (lineage["folds"], lineage["stopped_after"], "refit" in lineage) == (["train", "validation"], 2, False)
 
 
+@pytest.mark.usefixtures("without_graphs")
 @pytest.mark.slow
 def test_two_workers_train_what_one_process_does(job: TrainJob) -> None:
     entries: list[dict[str, float]] = []
@@ -245,6 +251,7 @@ def test_small_data_is_trained_without_a_worker_unless_it_is_asked_for(
     assert workers(workers=None) == 1
 
 
+@pytest.mark.usefixtures("without_graphs")
 @pytest.mark.parametrize("stopped_at", [Position(2), Position(2, 2)], ids=str)
 def test_an_interrupted_training_goes_on_from_its_checkpoint(job: TrainJob, stopped_at: Position) -> None:
     # How often checkpoints are written makes no other bundle.

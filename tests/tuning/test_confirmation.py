@@ -27,7 +27,7 @@ from rayrec.tuning.options import Options, Search
 from rayrec.tuning.records import Records, TrialRecord
 from rayrec.tuning.space import changed, parse_space
 
-pytestmark = pytest.mark.usefixtures("ray_cluster")
+pytestmark = pytest.mark.usefixtures("ray_cluster", "without_graphs")
 
 SPACE = {"training.learning_rate": {"log_uniform": [0.001, 0.05]}}
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.graphs import leave_out_graphs
 from tests.recipes import recipe_values, write_log
 from tests.watching import Silent
 
@@ -24,7 +25,7 @@ from rayrec.tuning.options import Options, Search
 from rayrec.tuning.records import Records, TrialRecord
 from rayrec.tuning.space import parse_space
 
-pytestmark = pytest.mark.usefixtures("ray_cluster")
+pytestmark = pytest.mark.usefixtures("ray_cluster", "without_graphs")
 
 SPACE = {"training.learning_rate": {"log_uniform": [0.001, 0.05]}, "model.dim": {"choice": [8, 16]}}
 
@@ -67,6 +68,7 @@ def swept(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory, migrated_
     (folder / "home").mkdir()
     shutil.copy(migrated_mlflow, folder / "home" / "mlflow.db")
     with pytest.MonkeyPatch.context() as patch:
+        leave_out_graphs(patch)
         patch.setenv("RAYREC_HOME", str(folder / "home"))
         log, storage = write_log(folder), Storage.open()
         yield Swept(log, storage, sweep(log, storage, ("size_mb <= 5",)))
