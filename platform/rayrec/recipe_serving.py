@@ -68,6 +68,8 @@ class Serving(Section):
     target_ongoing_requests: float = Field(
         16, gt=0, description="Requests in flight a replica that autoscaling aims at."
     )
+    upscale_seconds: float = Field(5, ge=0, description="How long there are too few replicas before more are started.")
+    downscale_seconds: float = Field(120, ge=0, description="How long there are too many before some are ended.")
     max_queued_requests: int = Field(256, ge=1, description="Requests that wait in a replica; beyond, 429.")
     deadline_ms: float = Field(
         1000, gt=0, description="After so long a request gets popular items, marked, instead of the model's."

@@ -23,6 +23,7 @@ APP_NAME = "rayrec"
 GRACEFUL_SECONDS = 10
 HEALTH_SECONDS = 4
 """A Release that fails is taken back within ten."""
+METRICS_SECONDS = 2
 SLACK = 100
 
 
@@ -126,6 +127,11 @@ def _with_options(settings: Serving) -> Any:
             "min_replicas": settings.min_replicas,
             "max_replicas": settings.max_replicas,
             "target_ongoing_requests": settings.target_ongoing_requests,
+            "upscale_delay_s": settings.upscale_seconds,
+            "downscale_delay_s": settings.downscale_seconds,
+            # Ray Serve looks at the last half minute by default: a crowd would have left again.
+            "metrics_interval_s": METRICS_SECONDS,
+            "look_back_period_s": 3 * METRICS_SECONDS,
         },
         graceful_shutdown_timeout_s=GRACEFUL_SECONDS,
         health_check_period_s=HEALTH_SECONDS,
