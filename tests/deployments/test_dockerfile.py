@@ -9,6 +9,7 @@ import subprocess
 import sysconfig
 import tomllib
 from functools import cache
+from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,14 @@ def test_what_is_installed_has_the_versions_of_constraints_txt() -> None:
     assert set(extras[1].split(",")) <= set(PROJECT["project"]["optional-dependencies"])
     # Where production.yaml keeps events, and configuration.yaml everything else.
     assert set(extras[1].split(",")) == {"postgres", "s3"}
+
+
+def test_it_has_the_commands_that_the_manifests_and_kuberay_call() -> None:
+    scripts = {script.name for script in distribution("ray").entry_points} | set(PROJECT["project"]["scripts"])
+    assert {"ray", "rayrec", "serve"} <= scripts
+    # This extra has the dashboard, the jobs and HAProxy.
+    (ray,) = [line for line in PROJECT["project"]["dependencies"] if line.startswith("ray[")]
+    assert "serve" in re.split(r"[\[\],]", ray)
 
 
 def test_it_runs_as_nobody_special_as_the_manifests_say() -> None:
