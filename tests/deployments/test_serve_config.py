@@ -17,7 +17,7 @@ from tests.deployments.misspelling import misspelt
 
 from rayrec.recipe_serving import Serving
 from rayrec.serving import deployment as serving
-from rayrec.serving.deployment import UserConfig
+from rayrec.serving.user_config import UserConfig
 
 FILES = sorted(ROOT.glob("deployments/*.yaml"))
 CONFIGS = {path.name: path for path in FILES if "applications" in yaml.safe_load(path.read_text(encoding="utf-8"))}
