@@ -69,12 +69,14 @@ class Clients:
         users: Keys of users.
         answers: When each was asked, in seconds of `time.monotonic`, how long it took, and what came.
         acknowledged: Ids of events that were.
+        examples: What came with answers other than 200.
     """
 
     url: str
     users: list[str]
     answers: list[tuple[float, float, str]] = field(default_factory=list)
     acknowledged: list[str] = field(default_factory=list)
+    examples: list[str] = field(default_factory=list)
 
     @contextmanager
     def asking(self, readers: int, writers: int = 0, pause: float = PAUSE_SECONDS) -> Iterator[None]:
@@ -103,6 +105,8 @@ class Clients:
 
     def _read(self, client: httpx.Client) -> str:
         answer = client.get(f"/v1/recommend/{random.choice(self.users)}?n=10")
+        if answer.status_code != 200:
+            self.examples.append(f"{answer.status_code} {answer.text[:300]} {dict(answer.headers)}")
         degraded = answer.status_code == 200 and answer.json()["degraded"]
         return f"{answer.status_code}{' degraded' if degraded else ''}"
 
@@ -113,6 +117,10 @@ class Clients:
         if answer.status_code == 200:
             self.acknowledged.append(event_id)
         return f"event {answer.status_code}"
+
+    def failed_since(self, moment: float) -> int:
+        """How many that were asked after a moment got no answer: they were not under way when it came."""
+        return sum(began > moment and not told.endswith(("200", "degraded")) for began, _, told in self.answers)
 
     def row(self, name: str, began: float, ended: float, **more: Any) -> dict[str, Any]:
         """What they were told from one moment to another."""
@@ -210,9 +218,12 @@ def measured(endpoint: Deployed, clients: Clients, arguments: argparse.Namespace
         ended = time.monotonic()
         return clients.row(name, began, ended, replicas=len(endpoint.replicas()), **more)
 
+    killed: list[float] = []
+
     def kill() -> None:
         before = endpoint.replicas()
         os.kill(before[0], signal.SIGKILL)
+        killed.append(time.monotonic())
         psutil.wait_procs([psutil.Process(before[0])], timeout=10) if psutil.pid_exists(before[0]) else None
         until(lambda: len(set(endpoint.replicas()) - {before[0]}) == len(before))
 
@@ -226,7 +237,8 @@ def measured(endpoint: Deployed, clients: Clients, arguments: argparse.Namespace
         yield timed("champion moved 5 times", lambda: swaps(endpoint, arguments.name, 5))
         with clients.asking(arguments.more, 0, 0):
             yield timed("1 to 3 replicas", lambda: until(lambda: len(endpoint.replicas()) == 3))
-            yield timed("replica killed", kill)
+            row = timed("replica killed", kill)
+            yield {**row, "asked after it, and failed": clients.failed_since(killed[0])}
             yield timed("rolling update", roll)
         yield timed("3 to 1 replicas", lambda: until(lambda: len(endpoint.replicas()) == 1))
         yield timed("steady again", lambda: time.sleep(arguments.seconds))
@@ -281,7 +293,7 @@ def main() -> None:
         lost = len({*clients.acknowledged} - found)
     show("availability", rows)
     print(f"{len(clients.acknowledged)} events acknowledged, {lost} lost")
-    whole = {"rows": rows, "acknowledged": len(clients.acknowledged), "lost": lost}
+    whole = {"rows": rows, "examples": clients.examples[:20], "acknowledged": len(clients.acknowledged), "lost": lost}
     arguments.json.parent.mkdir(parents=True, exist_ok=True)
     arguments.json.write_text(json.dumps(whole, indent=1))
 
