@@ -19,6 +19,7 @@ from rayrec.serving.routes_recommend import add_recommendations
 from rayrec.serving.routes_records import add_records
 from rayrec.serving.routes_state import add_state
 from rayrec.serving.schemas import ErrorAnswer, Health
+from rayrec.serving.watching import add_watching
 
 
 def build_app(backend: Backend) -> FastAPI:
@@ -30,6 +31,7 @@ def build_app(backend: Backend) -> FastAPI:
     app = FastAPI(title="rayrec", version=__version__, responses=errors, redirect_slashes=False)
     app.router.route_class = _Route
     add_envelope(app, backend)
+    add_watching(app, backend)
     # An item's key may have slashes: what ends with another word comes first.
     add_recommendations(app, backend)
     add_lists(app, backend)

@@ -19,10 +19,13 @@ from rayrec.data.dataset import open_dataset
 from rayrec.errors import RecipeError
 from rayrec.inference.release import open_release
 from rayrec.recipe_serving import Serving
+from rayrec.serving import logs, tracing
 from rayrec.serving.app import build_app
 from rayrec.serving.batching import Batcher
 from rayrec.serving.cache import AnswerCache, Remembering
 from rayrec.serving.engine import Engine
+from rayrec.serving.exporting import Exporter
+from rayrec.serving.metrics import REGISTRY, RELEASES_REFUSED, show_live
 from rayrec.serving.queries import Answer, Query
 from rayrec.serving.store.store import Store, state_url
 from rayrec.tracking import find_release
@@ -56,6 +59,8 @@ class UserConfig(BaseModel):
     coalesce: bool | None = None
     impressions_days: int | None = Field(None, ge=0)
     state: str | None = None
+    access_log: bool | None = None
+    tracing: bool | None = None
 
     def settings(self) -> dict[str, Any]:
         """What it says of the recipe's `serving`."""
@@ -94,6 +99,10 @@ class Endpoint:
         self._refused: str | None = None
         self._wanted: dict[str, Any] = {}
         self._stores: dict[str, Store] = {}
+        self._replica = serve.get_replica_context().replica_tag
+        logs.join_serve(self._replica)
+        self._exporter = Exporter(REGISTRY)
+        self._exporter.start()
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return build_app(self)
@@ -130,15 +139,18 @@ class Endpoint:
         """
         self._wanted = config
         try:
-            self._live = await asyncio.to_thread(self._load, config)
+            live = await asyncio.to_thread(self._load, config)
         except Exception as error:
             # Whatever it is, down to a Release of a newer rayrec.
             if self._live is None:
                 raise
             self._refused = str(error)
+            RELEASES_REFUSED.inc()
             _LOG.error("Release %s stays live. Refused: %s", self._live.engine.release.digest, error)
         else:
+            self._live = live
             self._refused = None
+            show_live(live.engine.release)
 
     def _load(self, config: dict[str, Any]) -> _Live:
         try:
@@ -160,6 +172,8 @@ class Endpoint:
 
         batcher = Batcher(compute, settings.max_batch_size, settings.max_queued_requests)
         remembering = Remembering(settings.cache_answers, settings.cache_seconds, settings.coalesce)
+        tracing.switch(settings.tracing, self._replica)
+        logs.log_access(settings.access_log)
         cache = AnswerCache(batcher.submit, store.catalog, remembering)
         store.tell(cache)
         return _Live(engine, cache, store)
@@ -180,6 +194,8 @@ class Endpoint:
         """Called by Serve when a replica has answered what it was asked: what waits is written."""
         for store in self._stores.values():
             store.close()
+        self._exporter.stop()
+        tracing.end()
 
     async def check_health(self) -> None:
         """Called by Serve: a replica that cannot answer is replaced."""

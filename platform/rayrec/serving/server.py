@@ -18,6 +18,7 @@ from rayrec.artifacts import Storage
 from rayrec.errors import ClusterError, RecipeError
 from rayrec.inference.release import open_release
 from rayrec.recipe_serving import Serving
+from rayrec.serving import tracing
 from rayrec.serving.deployment import APP_NAME, build_application
 from rayrec.serving.store.database import Database
 from rayrec.serving.store.keys import StoredKeys
@@ -41,8 +42,11 @@ def serving(storage: Storage, release: str, settings: Serving) -> Iterator[str]:
         pinned.bundle(role)
     require_keys(settings, pinned.content["name"])
     _require_room(settings)
+    if settings.tracing:
+        tracing.exporter()
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    quiet = LoggingConfig(log_level="WARNING", enable_access_log=False)
+    # Of requests, replicas log a line of their own.
+    quiet = LoggingConfig(log_level="WARNING", enable_access_log=False, encoding=settings.log_format.upper())
     try:
         try:
             serve.start(http_options={"host": settings.host, "port": settings.port}, logging_config=quiet)
