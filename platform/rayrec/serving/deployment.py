@@ -19,15 +19,15 @@ from rayrec.data.dataset import open_dataset
 from rayrec.errors import RecipeError
 from rayrec.inference.release import open_release
 from rayrec.recipe_serving import Serving
-from rayrec.serving import logs, tracing
+from rayrec.serving import logs, metrics, tracing
 from rayrec.serving.app import build_app
 from rayrec.serving.batching import Batcher
 from rayrec.serving.cache import AnswerCache, Remembering
 from rayrec.serving.engine import Engine
 from rayrec.serving.exporting import Exporter
-from rayrec.serving.metrics import REGISTRY, RELEASES_REFUSED, show_live
 from rayrec.serving.queries import Answer, Query
 from rayrec.serving.store.store import Store, state_url
+from rayrec.serving.ticking import Ticker
 from rayrec.tracking import find_release
 
 _LOG = logging.getLogger("ray.serve")
@@ -101,8 +101,7 @@ class Endpoint:
         self._stores: dict[str, Store] = {}
         self._replica = serve.get_replica_context().replica_tag
         logs.join_serve(self._replica)
-        self._exporter = Exporter(REGISTRY)
-        self._exporter.start()
+        self._ticker = Ticker(Exporter(metrics.REGISTRY).hand_over, logs.flush)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return build_app(self)
@@ -145,12 +144,12 @@ class Endpoint:
             if self._live is None:
                 raise
             self._refused = str(error)
-            RELEASES_REFUSED.inc()
+            metrics.RELEASES_REFUSED.inc()
             _LOG.error("Release %s stays live. Refused: %s", self._live.engine.release.digest, error)
         else:
             self._live = live
             self._refused = None
-            show_live(live.engine.release)
+            metrics.show_live(live.engine.release)
 
     def _load(self, config: dict[str, Any]) -> _Live:
         try:
@@ -194,7 +193,7 @@ class Endpoint:
         """Called by Serve when a replica has answered what it was asked: what waits is written."""
         for store in self._stores.values():
             store.close()
-        self._exporter.stop()
+        self._ticker.stop()
         tracing.end()
 
     async def check_health(self) -> None:

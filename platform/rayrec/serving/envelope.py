@@ -222,7 +222,8 @@ def add_envelope(app: FastAPI, backend: Backend) -> None:
 
     @app.exception_handler(Exception)
     async def unexpected(request: Request, error: Exception) -> Response:
-        logger.error("request %s failed", request.state.request_id, exc_info=error)
+        request_id = request.state.request_id
+        logger.error("request %s failed", request_id, exc_info=error, extra={"request_id": request_id})
         return _problem(request, 500, "something went wrong here; the log has it under this request id.")
 
 

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import logging
-import threading
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.samples import Sample
 from ray.serve import metrics
 
-_LOG = logging.getLogger("rayrec.serving")
-
-EVERY_SECONDS = 1.0
-
 
 class Exporter:
-    """A thread that hands a registry's sums to Ray.
+    """Hands a registry's sums to Ray.
 
     Counters are Ray's counters. What makes up a histogram is handed over as gauges of the names that Prometheus knows
     (``_bucket``, ``_sum``, ``_count``): Ray's own histograms take single observations, and rebuild their sum from the
@@ -30,17 +24,6 @@ class Exporter:
         self._registry = registry
         self._metrics: dict[str, Any] = {}
         self._told: dict[tuple[str, tuple[str, ...]], float] = {}
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._hand_over_forever, name="metrics", daemon=True)
-
-    def start(self) -> None:
-        """Begin."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Hand over the rest, and end."""
-        self._ended.set()
-        self._thread.join()
 
     def hand_over(self) -> None:
         """Tell Ray where everything stands now."""
@@ -65,13 +48,3 @@ class Exporter:
         if name not in self._metrics:
             self._metrics[name] = kind(name, metric.documentation, tuple(sample.labels))
         return self._metrics[name]
-
-    def _hand_over_forever(self) -> None:
-        ended = False
-        while not ended:
-            ended = self._ended.wait(EVERY_SECONDS)
-            try:
-                self.hand_over()
-            except Exception:
-                # A replica answers whether or not anybody watches.
-                _LOG.exception("metrics could not be handed to Ray")

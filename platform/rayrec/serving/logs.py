@@ -32,3 +32,9 @@ def join_serve(replica: str) -> None:
 def log_access(wanted: bool) -> None:
     """Log a line for each request, or none."""
     ACCESS.setLevel(logging.INFO if wanted else logging.WARNING)
+
+
+def flush() -> None:
+    """Have the log written: where Serve is fast (`RAY_SERVE_THROUGHPUT_OPTIMIZED`) it keeps back a thousand lines."""
+    for handler in SERVE.handlers:
+        handler.flush()
