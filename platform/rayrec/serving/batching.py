@@ -76,7 +76,8 @@ class Batcher(Generic[Request, Result]):
             self._task = loop.create_task(self._drain())
         result = await waiting.future
         took("wait", waiting.since, waiting.began)
-        tracing.show(waiting.laps)
+        if waiting.laps:
+            tracing.show(waiting.laps)
         return result
 
     async def _drain(self) -> None:
@@ -100,6 +101,8 @@ class Batcher(Generic[Request, Result]):
         self._running = False
 
     def _timed(self, requests: Sequence[Request]) -> tuple[Sequence[Result | Exception], Sequence[tracing.Lap]]:
+        if not tracing.is_on():
+            return self._outcomes(requests), ()
         with tracing.gathered() as laps:
             return self._outcomes(requests), laps
 

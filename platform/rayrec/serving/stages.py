@@ -36,4 +36,5 @@ class stage:  # noqa: N801 - reads as a statement
 def took(name: Stage, began: float, ended: float) -> None:
     """Note from when to when a stage took, by `time.perf_counter`."""
     _TIMES[name].observe(ended - began)
-    tracing.note(tracing.Lap(name, began, ended))
+    if tracing.is_on():
+        tracing.note(tracing.Lap(name, began, ended))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import time
+from functools import cache
 from typing import Any
 
 from fastapi import FastAPI
+from prometheus_client import Counter, Histogram
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -25,7 +27,7 @@ FAILED = 500
 
 
 class _Watch:
-    """Counts, times and logs what an ASGI application answers."""
+    """An ASGI application around another."""
 
     def __init__(self, app: ASGIApp, backend: Backend) -> None:
         self._app = app
@@ -35,7 +37,12 @@ class _Watch:
         """Pass a request on, and note how it went."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
-            return
+        elif tracing.is_on():
+            await self._traced(scope, receive, send)
+        else:
+            await self._watched(scope, receive, send)
+
+    async def _watched(self, scope: Scope, receive: Receive, send: Send) -> None:
         began, status = time.perf_counter(), LEFT
 
         async def noting(message: Message) -> None:
@@ -53,10 +60,21 @@ class _Watch:
             scope.setdefault("state", {})["status"] = status
             self._note(scope, status, time.perf_counter() - began)
 
+    async def _traced(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with tracing.request_span(Headers(scope=scope)) as span:
+            scope.setdefault("state", {})["trace_id"] = f"{span.get_span_context().trace_id:032x}"
+            try:
+                await self._watched(scope, receive, send)
+            finally:
+                status, route, method = scope["state"]["status"], route_of(scope), method_of(scope)
+                known = {f"rayrec.{name}": value for name, value in about(scope, self._backend).items()}
+                http = {"http.request.method": method, "http.route": route, "http.response.status_code": status}
+                tracing.describe(span, f"{method} {route}", {**http, **known}, status >= FAILED)
+
     def _note(self, scope: Scope, status: int, seconds: float) -> None:
         route, method = route_of(scope), method_of(scope)
-        REQUESTS.labels(route, method, f"{status // 100}xx").inc()
-        REQUEST_SECONDS.labels(route).observe(seconds)
+        _answered(route, method, status // 100).inc()
+        _seconds(route).observe(seconds)
         if ACCESS.isEnabledFor(logging.INFO):
             line = f"{method} {route} {status} {seconds * 1000:.1f}ms"
             told = {"method": method, "route": route, "status": status, "milliseconds": round(seconds * 1000, 3)}
@@ -64,33 +82,20 @@ class _Watch:
             ACCESS.info(line, extra={"skip_context_filter": True, **told, **about(scope, self._backend)})
 
 
-class _Trace:
-    """Makes a span of what an ASGI application answers, if spans are made."""
+@cache
+def _answered(route: str, method: str, status_class: int) -> Counter:
+    # `labels` takes longer than to count.
+    return REQUESTS.labels(route, method, f"{status_class}xx")
 
-    def __init__(self, app: ASGIApp, backend: Backend) -> None:
-        self._app = app
-        self._backend = backend
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on."""
-        if scope["type"] != "http" or not tracing.is_on():
-            await self._app(scope, receive, send)
-            return
-        with tracing.request_span(Headers(scope=scope)) as span:
-            scope.setdefault("state", {})["trace_id"] = f"{span.get_span_context().trace_id:032x}"
-            try:
-                await self._app(scope, receive, send)
-            finally:
-                status, route, method = scope["state"]["status"], route_of(scope), method_of(scope)
-                known = {f"rayrec.{name}": value for name, value in about(scope, self._backend).items()}
-                http = {"http.request.method": method, "http.route": route, "http.response.status_code": status}
-                tracing.describe(span, f"{method} {route}", {**http, **known}, status >= FAILED)
+@cache
+def _seconds(route: str) -> Histogram:
+    return REQUEST_SECONDS.labels(route)
 
 
 def add_watching(app: FastAPI, backend: Backend) -> None:
     """Have every request counted, timed, logged and traced."""
     app.add_middleware(_Watch, backend=backend)
-    app.add_middleware(_Trace, backend=backend)
 
 
 def about(scope: Scope, backend: Backend) -> dict[str, Any]:
