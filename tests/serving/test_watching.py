@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -26,6 +27,7 @@ from rayrec.serving.engine import Engine
 from rayrec.serving.funnel.funnel import Funnel as Arranging
 from rayrec.serving.metrics import REGISTRY, show_live
 from rayrec.serving.queries import Answer, Query
+from rayrec.serving.state import Impression
 from rayrec.serving.store.database import UnavailableError
 from rayrec.serving.store.store import Store
 
@@ -183,6 +185,20 @@ def test_events_that_are_kept_are_counted_once(client: TestClient) -> None:
         client.post("/v1/events", json=event)
 
     assert growth.of("rayrec_events_written_total") == 1
+
+
+def test_impressions_that_are_not_kept_are_counted(filled: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> None:
+        raise ValueError("broken")
+
+    growth = Growth()
+    with monkeypatch.context() as patch, suppress(ValueError):
+        patch.setattr(filled.database, "write", broken)
+        for number in range(3):
+            filled.impressions.log(Impression(str(number), None, 1, "release", "model", 1, ["i1"], [1.0], [1.0]))
+        filled.impressions.flush()
+
+    assert growth.of("rayrec_impressions_lost_total") == 3
 
 
 def test_only_the_release_that_is_live_is_shown(release: Release) -> None:
