@@ -34,7 +34,7 @@ def serving(storage: Storage, release: str, settings: Serving) -> Iterator[str]:
     Raises:
         ModelError: The Release is damaged.
         ClusterError: The endpoint does not become healthy; the cause is in the message.
-        RecipeError: Others than this machine could reach it, and there are no API keys.
+        RecipeError: Others than this machine could reach it, and there are no API keys; or what sends spans is missing.
     """
     pinned = open_release(storage, release)
     for role in pinned.content["models"]:
