@@ -89,6 +89,16 @@ class Serving(Section):
     impressions_days: int = Field(
         30, ge=0, le=3660, description="Days for which the endpoint keeps what it recommended; 0 keeps nothing."
     )
+    log_format: Literal["text", "json"] = Field(
+        "text",
+        description="Of the logs; `json`: one object a line. (With `serve deploy`, its `logging_config` says so.)",
+    )
+    access_log: bool = Field(False, description="Whether replicas log a line for each request.")
+    tracing: bool = Field(
+        False,
+        description="Whether replicas send OpenTelemetry spans to where OTEL_EXPORTER_OTLP_ENDPOINT says; "
+        "needs rayrec[tracing].",
+    )
 
     funnel: Funnel = Funnel()
 

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from tests.recipes import USERS
+from tests.serving.test_watching import Growth
 
 from rayrec.artifacts import Json, publish_folder
 from rayrec.errors import ModelError, RecipeError
@@ -187,12 +188,17 @@ def test_one_that_fails_is_taken_back_and_nobody_gets_an_error(
         await rollout.configure(config_of(release))
         await rollout.configure(config_of(failing))
         assert live(rollout) == failing.digest
+        growth = Growth()
         answers = [await ask(rollout, f"u{n % USERS}") for n in range(MOST_FAILURES + 2)]
         assert live(rollout) == release.digest
         assert "rolled back" in str(rollout.refused)
         assert [answer.source for answer in answers] == ["popular"] * MOST_FAILURES + ["model"] * 2
         assert [answer.degraded for answer in answers] == [True] * MOST_FAILURES + [False] * 2
         assert all(len(answer.items) == 3 for answer in answers)
+        assert growth.of("rayrec_releases_rolled_back_total") == 1
+        assert growth.of("rayrec_arm_answers_total", arm="main", outcome="degraded") == MOST_FAILURES
+        assert growth.of("rayrec_arm_answers_total", arm="main", outcome="good") == 2
+        assert growth.of("rayrec_fallbacks_total", reason="failed") == MOST_FAILURES
         # Nor is it loaded again by itself.
         await followed(rollout)
         assert live(rollout) == release.digest

@@ -20,6 +20,7 @@ from rayrec.serving.routes_recommend import add_recommendations
 from rayrec.serving.routes_records import add_records
 from rayrec.serving.routes_state import add_state
 from rayrec.serving.schemas import ErrorAnswer, Health
+from rayrec.serving.watching import Watch
 
 
 def build_app(backend: Backend) -> FastAPI:
@@ -29,7 +30,7 @@ def build_app(backend: Backend) -> FastAPI:
     }
     # A redirect would have lost what tells slashes of keys from others.
     app = _Application(title="rayrec", version=__version__, responses=errors, redirect_slashes=False)
-    app.envelope = Envelope(app.routed, Direct(backend), backend)
+    app.envelope = Watch(Envelope(app.routed, Direct(backend), backend), backend)
     app.router.route_class = _Route
     add_errors(app)
     # An item's key may have slashes: what ends with another word comes first.

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Generic, TypeVar
+
+from rayrec.serving import tracing
+from rayrec.serving.metrics import BATCH_SIZE, QUEUE_LENGTH
+from rayrec.serving.stages import took
 
 Request = TypeVar("Request")
 Result = TypeVar("Result")
@@ -18,6 +24,25 @@ class OverloadedError(Exception):
 
 class LateError(Exception):
     """The deadline has passed."""
+
+
+@dataclass(eq=False, slots=True)
+class _Waiting(Generic[Request, Result]):
+    """A request in the queue.
+
+    Attributes:
+        request: The request.
+        future: Who waits for its result.
+        since: When it came, by `time.perf_counter`.
+        began: When its batch did.
+        laps: The stages of that.
+    """
+
+    request: Request
+    future: asyncio.Future[Result]
+    since: float
+    began: float = 0.0
+    laps: Sequence[tracing.Lap] = ()
 
 
 class Batcher(Generic[Request, Result]):
@@ -41,7 +66,7 @@ class Batcher(Generic[Request, Result]):
         self._max_batch_size = max_batch_size
         self._max_queued = max_queued
         self._deadline = deadline
-        self._waiting: deque[tuple[Request, asyncio.Future[Result]]] = deque()
+        self._waiting: deque[_Waiting[Request, Result]] = deque()
         self._running = False
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="scorer")
 
@@ -55,16 +80,20 @@ class Batcher(Generic[Request, Result]):
         if len(self._waiting) >= self._max_queued:
             raise OverloadedError
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[Result] = loop.create_future()
-        self._waiting.append((request, future))
+        waiting: _Waiting[Request, Result] = _Waiting(request, loop.create_future(), time.perf_counter())
+        self._waiting.append(waiting)
         if not self._running:
             self._running = True
             self._task = loop.create_task(self._drain())
-        late = loop.call_later(self._deadline, _give_up, future)
+        late = loop.call_later(self._deadline, _give_up, waiting.future)
         try:
-            return await future
+            result = await waiting.future
         finally:
             late.cancel()
+        took("wait", waiting.since, waiting.began)
+        if waiting.laps:
+            tracing.show(waiting.laps)
+        return result
 
     async def _drain(self) -> None:
         """Compute until nobody waits."""
@@ -73,24 +102,34 @@ class Batcher(Generic[Request, Result]):
             batch = self._next_batch()
             if not batch:
                 break
-            outcomes = await loop.run_in_executor(self._thread, self._outcomes, [request for request, _ in batch])
-            for (_, future), outcome in zip(batch, outcomes, strict=True):
-                if future.done():  # the client may have gone
+            BATCH_SIZE.observe(len(batch))
+            QUEUE_LENGTH.set(len(self._waiting))
+            began = time.perf_counter()
+            outcomes, laps = await loop.run_in_executor(self._thread, self._timed, [each.request for each in batch])
+            for waiting, outcome in zip(batch, outcomes, strict=True):
+                waiting.began, waiting.laps = began, laps
+                if waiting.future.done():  # the client may have gone
                     continue
                 if isinstance(outcome, Exception):
-                    future.set_exception(outcome)
+                    waiting.future.set_exception(outcome)
                 else:
-                    future.set_result(outcome)
+                    waiting.future.set_result(outcome)
         self._running = False
 
-    def _next_batch(self) -> list[tuple[Request, asyncio.Future[Result]]]:
+    def _next_batch(self) -> list[_Waiting[Request, Result]]:
         """Those who have waited longest, and still do."""
-        batch: list[tuple[Request, asyncio.Future[Result]]] = []
+        batch: list[_Waiting[Request, Result]] = []
         while self._waiting and len(batch) < self._max_batch_size:
-            request, future = self._waiting.popleft()
-            if not future.done():
-                batch.append((request, future))
+            waiting = self._waiting.popleft()
+            if not waiting.future.done():
+                batch.append(waiting)
         return batch
+
+    def _timed(self, requests: Sequence[Request]) -> tuple[Sequence[Result | Exception], Sequence[tracing.Lap]]:
+        if not tracing.is_on():
+            return self._outcomes(requests), ()
+        with tracing.gathered() as laps:
+            return self._outcomes(requests), laps
 
     def _outcomes(self, requests: Sequence[Request]) -> Sequence[Result | Exception]:
         """A result or an error each: of requests that fail together, those that can are answered alone."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rayrec.serving.metrics import CACHE_HITS, CACHE_MISSES, CACHE_SHARED
 from rayrec.serving.queries import Answer, Query
 from rayrec.serving.state import Catalog
 
@@ -80,12 +81,15 @@ class AnswerCache:
         kept = self._kept.get(query.who, NONE).get(name)
         if kept is not None and kept.holds(query, version):
             self.hits += 1
+            CACHE_HITS.inc()
             return kept.answer.result()
         waiting = self._under_way.get(name)
         if waiting is not None and waiting.holds(query, version):
             self.shared += 1
+            CACHE_SHARED.inc()
             # Whoever leaves must not take the answer with them.
             return await asyncio.shield(waiting.answer)
+        CACHE_MISSES.inc()
         return await self._computed(name, query, version)
 
     async def _computed(self, name: Hashable, query: Query, version: int) -> Answer:

@@ -12,11 +12,14 @@ from ray.serve.config import BackpressureConfig
 from rayrec.artifacts import Storage
 from rayrec.errors import RecipeError
 from rayrec.recipe_serving import Serving
+from rayrec.serving import logs, metrics, tracing
 from rayrec.serving.app import build_app
 from rayrec.serving.engine import Engine
+from rayrec.serving.exporting import Exporter
 from rayrec.serving.queries import Answer, Query
 from rayrec.serving.rollout import Rollout
 from rayrec.serving.store.store import Store, state_url
+from rayrec.serving.ticking import Ticker
 from rayrec.serving.user_config import UserConfig
 
 APP_NAME = "rayrec"
@@ -36,7 +39,10 @@ class Endpoint:
 
     def __init__(self) -> None:
         self._stores: dict[str, Store] = {}
-        self._rollout = Rollout(self._store_of)
+        replica = serve.get_replica_context().replica_tag
+        logs.join_serve(replica)
+        self._rollout = Rollout(self._store_of, replica)
+        self._ticker = Ticker(Exporter(metrics.REGISTRY).hand_over, logs.flush)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return build_app(self)
@@ -94,6 +100,8 @@ class Endpoint:
         """Called by Serve when a replica has answered what it was asked: what waits is written."""
         for store in self._stores.values():
             store.close()
+        self._ticker.stop()
+        tracing.end()
 
 
 def build_application(storage: Storage, release: str, settings: Serving, follow: str | None = None) -> Any:

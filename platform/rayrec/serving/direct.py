@@ -7,6 +7,7 @@ goes through them, to the same function.
 from __future__ import annotations
 
 import re
+from types import SimpleNamespace
 
 from fastapi import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -20,6 +21,8 @@ USER = re.compile(rb"[\w.:@~-]+", re.ASCII)
 """A key as it stands in an address when nothing of it has to be decoded."""
 QUERY = re.compile(rb"(?:n=([0-9]{1,9}))?(?:&offset=([0-9]{1,9}))?")
 USUAL = 10
+ROUTE = SimpleNamespace(path_format="/v1/recommend/{user}")
+"""What FastAPI would have noted of the route."""
 
 
 class Direct:
@@ -44,6 +47,8 @@ class Direct:
         n, offset = int(asked[1] or USUAL), int(asked[2] or 0)
         if not (1 <= n <= MAX_COUNT and offset <= MAX_OFFSET):
             return None
+
+        scope["route"] = ROUTE
 
         async def answer(scope: Scope, receive: Receive, send: Send) -> None:
             try:

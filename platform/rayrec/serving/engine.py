@@ -25,6 +25,7 @@ from rayrec.serving.features import RequestFeatures, Said, moment
 from rayrec.serving.funnel.funnel import Funnel, Keys
 from rayrec.serving.outside import Outside
 from rayrec.serving.queries import ANYTHING, LATEST, MODEL, POPULAR, Answer, Query, Ranked, ScoredItem, Wanted
+from rayrec.serving.stages import stage
 from rayrec.serving.state import Catalog, DatasetHistories, History, HistoryStore, Item, Items
 
 POPULARITY = "popularity"
@@ -234,9 +235,13 @@ class Engine:
         histories, excluded = [query.history for query in queries], [query.exclude for query in queries]
         contexts = self._contexts(queries)
         if funnel is not None:
-            return funnel.ranked(source, scorer.masked(histories, excluded, contexts), queries)
+            with stage("score"):
+                masked = scorer.masked(histories, excluded, contexts)
+            with stage("arrange"):
+                return funnel.ranked(source, masked, queries)
         depth = max(query.offset + query.count for query in queries)
-        rows, scores = scorer.top(histories, depth, excluded, contexts)
+        with stage("score"):
+            rows, scores = scorer.top(histories, depth, excluded, contexts)
         asked = [slice(query.offset, query.offset + query.count) for query in queries]
         return [
             Ranked.by_rows(source, scorer, found[part], values[part])

@@ -235,7 +235,8 @@ def failure(request: Request, error: Exception) -> Response:
         return _problem(request, 429, "too many requests are waiting; try again in a moment.")
     if type(error) in STATUSES:
         return _problem(request, STATUSES[type(error)], str(error))
-    logger.error("request %s failed", request.state.request_id, exc_info=error)
+    request_id = request.state.request_id
+    logger.error("request %s failed", request_id, exc_info=error, extra={"request_id": request_id})
     return _problem(request, 500, "something went wrong here; the log has it under this request id.")
 
 

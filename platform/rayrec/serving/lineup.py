@@ -6,12 +6,14 @@ import asyncio
 import hashlib
 import logging
 import random
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from rayrec.serving import metrics
 from rayrec.serving.queries import Answer
 from rayrec.serving.served import Served
-from rayrec.serving.user_config import MAIN
+from rayrec.serving.user_config import MAIN, SHADOW
 
 _LOG = logging.getLogger("ray.serve")
 
@@ -60,10 +62,16 @@ class Lineup:
                     return arm
         return Arm(MAIN, 1.0, self.main)
 
+    def named(self) -> Iterator[tuple[str, Served]]:
+        """Every Release with the name of its arm."""
+        yield MAIN, self.main
+        yield from ((arm.name, arm.served) for arm in self.arms)
+        if self.shadow:
+            yield SHADOW, self.shadow.served
+
     def all(self) -> list[Served]:
         """Every Release."""
-        shadow = [self.shadow.served] if self.shadow else []
-        return [self.main, *(arm.served for arm in self.arms), *shadow]
+        return [served for _, served in self.named()]
 
     def without(self, served: Served) -> Lineup:
         """The same without an arm or a shadow, whose users the main Release answers."""
@@ -99,6 +107,7 @@ class Shadowed:
             task.add_done_callback(self._under_way.discard)
 
     async def _answer(self, user: str, count: int, given: Answer) -> None:
+        began = time.monotonic()
         try:
             query = await asyncio.to_thread(self.served.engine.user_query, user, count, 0)
             found = await self.served.answer(query) if query else None
@@ -111,5 +120,8 @@ class Shadowed:
             return
         self.failures += found.degraded
         self.answers += 1
+        metrics.answered(SHADOW, time.monotonic() - began, found.degraded)
         both = {one.item.item for one in found.items} & {one.item.item for one in given.items}
-        self.agreement += (len(both) / max(1, len(given.items)) - self.agreement) / self.answers
+        alike = len(both) / max(1, len(given.items))
+        metrics.SHADOW_AGREEMENT.observe(alike)
+        self.agreement += (alike - self.agreement) / self.answers

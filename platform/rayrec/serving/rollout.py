@@ -13,12 +13,13 @@ from rayrec.artifacts import Storage
 from rayrec.data.dataset import open_dataset
 from rayrec.inference.release import open_release
 from rayrec.recipe_serving import Serving
+from rayrec.serving import logs, metrics, tracing
 from rayrec.serving.engine import Engine
 from rayrec.serving.lineup import Arm, Lineup, Shadowed
 from rayrec.serving.queries import ANYTHING, Answer, Query
 from rayrec.serving.served import Served
 from rayrec.serving.store.store import Store
-from rayrec.serving.user_config import UserConfig
+from rayrec.serving.user_config import MAIN, UserConfig
 from rayrec.tracking import find_release
 
 _LOG = logging.getLogger("ray.serve")
@@ -92,16 +93,18 @@ class Rollout:
 
     Args:
         store_of: Gives the store of a Release.
+        replica: The replica's name, for its log and its spans.
 
     Attributes:
         lineup: What answers; None while the first ones load.
         refused: Why what was asked for last is not what answers; None when it is.
     """
 
-    def __init__(self, store_of: StoreOf) -> None:
+    def __init__(self, store_of: StoreOf, replica: str = "") -> None:
         self.lineup: Lineup | None = None
         self.refused: str | None = None
         self._store_of = store_of
+        self._replica = replica
         self._config: UserConfig | None = None
         self._plan: Plan | None = None
         self._before: tuple[Lineup, Plan, float] | None = None
@@ -163,7 +166,10 @@ class Rollout:
         if served is None:
             # Gone since.
             return await asyncio.to_thread(lambda: engine.answer([query])[0])
+        began = time.monotonic()
         answer = await served.answer(query)
+        arm = next((name for name, one in lineup.named() if one is served), MAIN) if lineup else MAIN
+        metrics.answered(arm, time.monotonic() - began, answer.degraded)
         if lineup and lineup.shadow and served is lineup.main and query.who and query.wanted == ANYTHING:
             lineup.shadow.ask(query.who, query.count, answer)
         return answer
@@ -200,6 +206,8 @@ class Rollout:
         self._given_up.add(served.digest)
         self._plan = self._plan and self._plan.without(self._given_up)
         self.refused = f"Release {served.digest} was rolled back: {error}"
+        metrics.RELEASES_ROLLED_BACK.inc()
+        self._show()
         _LOG.error("%s", self.refused)
         return True
 
@@ -217,14 +225,20 @@ class Rollout:
                 served.failing = self.roll_back
             self.lineup, self._plan = lineup, plan
             self.refused, self._retry = None, NOW
+            self._show()
 
     def _refuse(self, error: Exception) -> None:
         if self.lineup is None:
             raise error
         self.refused = str(error)
+        metrics.RELEASES_REFUSED.inc()
         _, seconds = self._retry
         self._retry = time.monotonic() + seconds, min(2 * seconds, MOST_RETRY_SECONDS)
         _LOG.error("Release %s stays live. Refused: %s", self.lineup.main.digest, error)
+
+    def _show(self) -> None:
+        if self.lineup is not None:
+            metrics.show_live({arm: served.engine.release for arm, served in self.lineup.named()})
 
     def _load(self, plan: Plan) -> Lineup:
         """Everything of a plan, ready to answer. Settings of a Release that answers already may be others now."""
@@ -232,12 +246,12 @@ class Rollout:
         loaded: dict[Pinned, Served] = {}
         for one in (plan.main, *plan.arms.values(), *filter(None, [plan.shadow])):
             if one not in loaded:
-                loaded[one] = self._served(one, config)
+                loaded[one] = self._served(one, plan.main, config)
         arms = [Arm(name, config.arms[name].share, loaded[one]) for name, one in plan.arms.items()]
         shadow = Shadowed(loaded[plan.shadow], config.shadow.share) if plan.shadow and config.shadow else None
         return Lineup(loaded[plan.main], arms, config.experiment, shadow)
 
-    def _served(self, one: Pinned, config: UserConfig) -> Served:
+    def _served(self, one: Pinned, main: Pinned, config: UserConfig) -> Served:
         storage = Storage.open(one.storage)
         content = open_release(storage, one.digest).content
         settings = Serving(**{**content["serving"], **config.settings()})
@@ -248,6 +262,9 @@ class Rollout:
         # Only of a Release that can be asked.
         store.fill(open_dataset(storage, content["dataset"]["name"], content["dataset"]["manifest"]))
         store.impressions.days = settings.impressions_days
+        if one == main:
+            tracing.switch(settings.tracing, self._replica)
+            logs.log_access(settings.access_log)
         served = Served(engine, store, settings)
         served.check()
         return served

@@ -14,6 +14,7 @@ from rayrec.serving.debug import account
 from rayrec.serving.engine import Engine
 from rayrec.serving.envelope import Backend, live, reply
 from rayrec.serving.features import FeatureError, Said
+from rayrec.serving.metrics import DEGRADED, FALLBACKS, UNKNOWN_ITEMS, UNKNOWN_USER
 from rayrec.serving.parameters import (
     NO_NAMES,
     Categories,
@@ -26,7 +27,7 @@ from rayrec.serving.parameters import (
     Offset,
     wanted_of,
 )
-from rayrec.serving.queries import ANYTHING, Answer, Wanted
+from rayrec.serving.queries import ANYTHING, POPULAR, Answer, Wanted
 from rayrec.serving.queries import Query as EngineQuery
 from rayrec.serving.schemas import Values
 from rayrec.serving.schemas_recommend import (
@@ -37,6 +38,7 @@ from rayrec.serving.schemas_recommend import (
     Session,
     UserRecommendations,
 )
+from rayrec.serving.stages import stage
 from rayrec.serving.state import Impression
 from rayrec.serving.store.database import UnavailableError
 
@@ -84,6 +86,17 @@ async def asked(
     wanted: Wanted | None = None,
 ) -> Asked:
     """What to ask for a user, whatever is known of them. What takes long is done while others are answered."""
+    with stage("ask"):
+        found = await _asked(backend, engine, user, n, offset, said, wanted)
+    if not len(found.query.history):
+        reason = UNKNOWN_ITEMS if found.known else UNKNOWN_USER
+        FALLBACKS.labels(DEGRADED if found.degraded else reason).inc()
+    return found
+
+
+async def _asked(
+    backend: Backend, engine: Engine, user: str, n: int, offset: int, said: Said | None, wanted: Wanted | None
+) -> Asked:
     wanted = None if wanted == ANYTHING else wanted
     context, which, degraded = said or {}, wanted or ANYTHING, False
     try:
@@ -182,6 +195,9 @@ async def recommend(
 
 def shown(backend: Backend, request: Request, engine: Engine, answer: Answer, user: str | None, offset: int) -> None:
     """Have it written down what an answer recommends."""
+    request.state.source = answer.source
+    if user is None and answer.source == POPULAR:
+        FALLBACKS.labels(UNKNOWN_ITEMS).inc()
     if backend.store is None or not answer.items:
         return
     items, scores = [scored.item.item for scored in answer.items], [scored.score for scored in answer.items]

@@ -10,6 +10,7 @@ from rayrec.recipe_serving import Serving
 from rayrec.serving.batching import Batcher, LateError, OverloadedError
 from rayrec.serving.cache import AnswerCache, Remembering
 from rayrec.serving.engine import Engine
+from rayrec.serving.metrics import FAILED, FALLBACKS, LATE
 from rayrec.serving.queries import Answer, Query
 from rayrec.serving.store.store import Store
 
@@ -85,11 +86,13 @@ class Served:
         except OverloadedError:
             raise
         except LateError:
+            FALLBACKS.labels(LATE).inc()
             return self.engine.fallback(query)
         except Exception as error:
             _LOG.error("Release %s failed to answer: %r", self.digest, error, exc_info=error)
             if self._failures.count(query.who) and self.failing is not None:
                 self.failing(self, error)
+            FALLBACKS.labels(FAILED).inc()
             return self.engine.fallback(query)
         self._failures.count()
         return found

@@ -18,6 +18,7 @@ from rayrec.artifacts import Storage
 from rayrec.errors import ClusterError, RecipeError
 from rayrec.inference.release import open_release
 from rayrec.recipe_serving import Serving
+from rayrec.serving import tracing
 from rayrec.serving.deployment import APP_NAME, build_application
 from rayrec.serving.store.database import Database
 from rayrec.serving.store.keys import StoredKeys
@@ -39,7 +40,7 @@ def serving(storage: Storage, release: str, settings: Serving, follow: str | Non
     Raises:
         ModelError: The Release is damaged.
         ClusterError: The endpoint does not become healthy; the cause is in the message.
-        RecipeError: Others than this machine could reach it, and there are no API keys.
+        RecipeError: Others than this machine could reach it, and there are no API keys; or what sends spans is missing.
     """
     pinned = open_release(storage, release)
     for role in pinned.content["models"]:
@@ -47,8 +48,11 @@ def serving(storage: Storage, release: str, settings: Serving, follow: str | Non
         pinned.bundle(role)
     require_keys(settings, pinned.content["name"])
     _require_room(settings)
+    if settings.tracing:
+        tracing.exporter()
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    quiet = LoggingConfig(log_level="WARNING", enable_access_log=False)
+    # Of requests, replicas log a line of their own.
+    quiet = LoggingConfig(log_level="WARNING", enable_access_log=False, encoding=settings.log_format.upper())
     try:
         try:
             serve.start(http_options={"host": settings.host, "port": settings.port}, logging_config=quiet)

@@ -10,8 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from rayrec.errors import RecipeError
 
 ARM = "^[a-z0-9][a-z0-9_-]{0,63}$"
-MAIN = "main"
-"""The arm of whoever is in no other."""
+MAIN, SHADOW = "main", "shadow"
+"""The arm of whoever is in no other, and that of nobody."""
 _DIGEST = re.compile("[0-9a-f]{8,64}")
 
 
@@ -73,13 +73,17 @@ class UserConfig(BaseModel):
     coalesce: bool | None = None
     impressions_days: int | None = Field(None, ge=0)
     state: str | None = None
+    access_log: bool | None = None
+    tracing: bool | None = None
 
     @field_validator("arms")
     @classmethod
     def _named(cls, arms: dict[str, Arm]) -> dict[str, Arm]:
-        odd = [name for name in arms if not re.fullmatch(ARM, name) or name == MAIN]
+        odd = [name for name in arms if not re.fullmatch(ARM, name) or name in {MAIN, SHADOW}]
         if odd:
-            raise ValueError(f"'{odd[0]}' is no name of an arm: lower-case letters, digits, - and _, and not {MAIN}")
+            raise ValueError(
+                f"'{odd[0]}' is no name of an arm: lower-case letters, digits, - and _, and not {MAIN} or {SHADOW}"
+            )
         return arms
 
     @model_validator(mode="after")

@@ -11,6 +11,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from rayrec.serving.metrics import IMPRESSIONS_LOST
 from rayrec.serving.state import Impression
 from rayrec.serving.store.database import BusyError, Database, UnavailableError
 from rayrec.serving.store.fingerprints import fingerprint, salt_of
@@ -56,7 +57,7 @@ class StoredImpressions:
     def log(self, impression: Impression) -> None:
         """Have an answer written soon."""
         if self.days:
-            self._lost += len(self._waiting) == MOST_WAITING
+            self._lose(len(self._waiting) == MOST_WAITING)
             self._waiting.append(impression)
 
     def page(
@@ -82,12 +83,12 @@ class StoredImpressions:
                     self._database.write(partial(_insert, some))
                 except (UnavailableError, BusyError):
                     room = MOST_WAITING - len(self._waiting)
-                    self._lost += max(len(some) - room, 0)
+                    self._lose(max(len(some) - room, 0))
                     # The oldest go first.
                     self._waiting.extendleft(reversed(some[len(some) - room :] if room < len(some) else some))
                     raise
                 except Exception:
-                    self._lost += len(some)
+                    self._lose(len(some))
                     raise
 
     def stop(self) -> None:
@@ -108,6 +109,11 @@ class StoredImpressions:
                 continue
             except Exception:
                 _LOG.exception("impressions could not be written")
+
+    def _lose(self, count: int) -> None:
+        if count:
+            self._lost += count
+            IMPRESSIONS_LOST.inc(count)
 
     def _tell_lost(self) -> None:
         if self._lost:

@@ -14,6 +14,7 @@ from rayrec.data.user_features import everyones_features
 from rayrec.data.variables import expanded
 from rayrec.inference.release import Release
 from rayrec.inference.scorer import Scorer
+from rayrec.serving.metrics import EVENTS_WRITTEN
 from rayrec.serving.state import Event, Item, Items, User
 from rayrec.serving.store.database import Database
 from rayrec.serving.store.erasures import Erasure, StoredErasures
@@ -98,6 +99,7 @@ class Store:
     def append(self, events: Sequence[Event], with_items: bool = False) -> int:
         """See `EventLog`. Items that are not in the catalogue come into it only if so asked."""
         new = self.events.append(events, with_items)
+        EVENTS_WRITTEN.inc(new)
         unknown = {event.item for event in events if with_items and self.catalog.item(event.item) is None}
         self._heard(Changed({event.user for event in events}, unknown))
         return new
