@@ -19,9 +19,9 @@ rayrec's engine. Rounds take turns; the table has medians.
   so that what batches bring lies between the two. They answer titles and categories, too, check keys and parameters,
   read and write their database.
 
-Loads: a first pass over all users by 16 connections (no more than ten seconds, until which histories are in the
-database only, where there is one), closed loops, and an open loop at 70 % of what the best of those gave. `--overload`
-makes each pass of the scorer last 20 ms, for 4 requests at most, and offers 5 times what that can bear.
+Loads: `first`, a pass over all users by 16 connections, ten seconds at most, before which rayrec's histories are in its
+database only; `1`, `16`, `64`, closed loops of so many; `open`, a loop at 70 % of what the best of those gave.
+`--overload` makes each pass of the scorer last 20 ms, for 4 requests at most, and offers 5 times what that can bear.
 
 PYTHON has servers/requirements.txt; a server whose library is not there is left out, and the table says so. A full run
 takes 14 minutes on two cores, and two more for the first, `--overload` two; nothing else should run.
@@ -86,7 +86,7 @@ def scorer_rows(served: model.Model, users: Sequence[str], seconds: float) -> li
             took.append(time.perf_counter() - began)
         p50, p99 = np.percentile(np.array(took) * 1000, [50, 99]).tolist()
         each = {"requests_per_s": size * len(took) / sum(took), "p50_ms": p50, "p99_ms": p99, "statuses": {}}
-        rows.append({"server": "scorer", "load": f"{size} at once", **each})
+        rows.append({"server": "scorer", "load": str(size), **each})
     return rows
 
 
@@ -99,14 +99,14 @@ def server_rows(server: Server, users: list[str], seconds: float, seed: int) -> 
         return {"server": contender.name, "load": name, **seen.summary()}
 
     every_user = islice(requests, len(users))
-    yield row("first pass", uvloop.run(load.closed(*place, every_user, 16, FIRST_SECONDS)))
+    yield row("first", uvloop.run(load.closed(*place, every_user, 16, FIRST_SECONDS)))
     best = 0.0
     for concurrency in CONCURRENCIES:
-        found = row(f"{concurrency} at once", uvloop.run(load.closed(*place, requests, concurrency, seconds)))
+        found = row(str(concurrency), uvloop.run(load.closed(*place, requests, concurrency, seconds)))
         best = max(best, found["requests_per_s"])
         yield found
     rate = SHARE * best
-    yield row("open loop", uvloop.run(load.opened(*place, requests, [(rate, seconds)]))) | {"offered_per_s": rate}
+    yield row("open", uvloop.run(load.opened(*place, requests, [(rate, seconds)]))) | {"offered_per_s": rate}
 
 
 # ---- answers
@@ -166,13 +166,13 @@ def compare(arguments: argparse.Namespace, temporary: Path) -> dict[str, Any]:
 
 
 def summarized(rows: Sequence[Row]) -> list[Row]:
-    """Medians of rounds by server and load, statuses added up, with ratios of requests a second in closed loops."""
+    """Medians of rounds by server and load, with ratios of requests a second in closed loops, and what failed."""
     alike: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for row in rows:
         alike[row["server"], row["load"]].append(row)
     found = {place: _median(same) for place, same in alike.items()}
     for (_, name), row in found.items():
-        for base in BASES if name.endswith("at once") else ():
+        for base in BASES if name.isdecimal() else ():
             if (base, name) in found:
                 row[f"x {base}"] = row["requests_per_s"] / found[base, name]["requests_per_s"]
     return list(found.values())
@@ -184,7 +184,8 @@ def _median(rows: Sequence[Row]) -> Row:
         statuses.update(row["statuses"])
     numbers = [name for name, value in rows[0].items() if isinstance(value, float)]
     medians = {name: statistics.median(row[name] for row in rows) for name in numbers}
-    return {"server": rows[0]["server"], "load": rows[0]["load"], **medians, "statuses": dict(statuses)}
+    del statuses["200"]
+    return {"server": rows[0]["server"], "load": rows[0]["load"], **medians, "not 200": dict(statuses)}
 
 
 # ---- more than it can bear
@@ -236,8 +237,11 @@ def show(title: str, rows: Sequence[Row]) -> None:
     table = Table(title=title)
     names = list(dict.fromkeys(name for row in rows for name in row if name not in {"p90_ms", "p999_ms"}))
     for name in names:
-        table.add_column(name.replace("_per_s", "/s").replace("_ms", " ms"), justify="right", overflow="fold")
-    for row in rows:
+        header = name.replace("requests_per_s", "answers/s").replace("_per_s", "/s").replace("_ms", " ms")
+        table.add_column(header, justify="left" if name == "server" else "right", no_wrap=name == "server")
+    for before, row in zip([None, *rows], rows, strict=False):
+        if before is not None and before.get("server") != row.get("server"):
+            table.add_section()
         table.add_row(*(cell(row.get(name)) for name in names))
     Console().print(table)
 

@@ -103,18 +103,18 @@ def test_an_open_loop_counts_what_is_never_answered(monkeypatch: pytest.MonkeyPa
 
 def test_rounds_become_medians_and_ratios() -> None:
     def row(server: str, name: str, rate: float, **statuses: int) -> dict[str, object]:
-        return {"server": server, "load": name, "requests_per_s": rate, "statuses": {**statuses}}
+        return {"server": server, "load": name, "requests_per_s": rate, "statuses": statuses}
 
     rows = [
-        *(row("uvicorn", "16 at once", rate, **{"200": 1}) for rate in (90.0, 100.0, 500.0)),
-        *(row("rayrec", "16 at once", rate, **{"200": 1, "429": n}) for n, rate in enumerate((200.0, 10.0, 220.0))),
-        row("rayrec", "open loop", 70.0),
+        *(row("uvicorn", "16", rate, **{"200": 1}) for rate in (90.0, 100.0, 500.0)),
+        *(row("rayrec", "16", rate, **{"200": 1, "429": n}) for n, rate in enumerate((200.0, 10.0, 220.0))),
+        row("rayrec", "open", 70.0),
     ]
 
     one, other, opened = summarized(rows)
 
     assert one["requests_per_s"] == 100
-    assert other == row("rayrec", "16 at once", 200.0, **{"200": 3, "429": 3}) | {"x uvicorn": 2.0}
+    assert (other["requests_per_s"], other["x uvicorn"], other["not 200"]) == (200, 2, {"429": 3})
     assert "x uvicorn" not in opened
 
 
