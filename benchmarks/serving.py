@@ -23,8 +23,9 @@ Loads: `first`, a pass over all users by 16 connections, ten seconds at most, be
 database only; `1`, `16`, `64`, closed loops of so many; `open`, a loop at 70 % of what the best of those gave.
 `--overload` makes each pass of the scorer last 20 ms, for 4 requests at most, and offers 5 times what that can bear.
 
-PYTHON has servers/requirements.txt; a server whose library is not there is left out, and the table says so. A full run
-takes 14 minutes on two cores, and two more for the first, `--overload` two; nothing else should run.
+PYTHON has servers/requirements.txt; a server whose library is not there is left out, and the table says so. A round
+takes five to seven minutes on two cores, two rounds below 15, training a minute more, `--overload` two; nothing else
+should run.
 """
 
 from __future__ import annotations
@@ -243,7 +244,10 @@ def show(title: str, rows: Sequence[Row]) -> None:
         if before is not None and before.get("server") != row.get("server"):
             table.add_section()
         table.add_row(*(cell(row.get(name)) for name in names))
-    Console().print(table)
+    # Numbers that are cut off would be worse than lines that are broken.
+    console = Console()
+    console.width = max(console.width, 110)
+    console.print(table)
 
 
 def cell(value: Any) -> str:
@@ -261,7 +265,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="a folder with MovieLens 1M's ratings.parquet and movies.parquet")
     parser.add_argument("--servers", nargs="+", help="only these; by default all")
     parser.add_argument("--peers-python", default=sys.executable, metavar="PYTHON")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=2.5, help="of each load")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
