@@ -55,11 +55,10 @@ def throttled(seconds: float) -> Any:
     class Throttled(endpoint):
         """A replica whose scorer is slow."""
 
-        def _load(self, config: dict[str, Any]) -> Any:
-            live = super()._load(config)
-            scorer = live.engine.scorer
-            live.engine.scorer = replace(scorer, runtime=Slow(scorer.runtime, seconds))
-            return live
+        async def reconfigure(self, config: dict[str, Any]) -> None:
+            await super().reconfigure(config)
+            engine = self._rollout.lineup.main.engine
+            engine.scorer = replace(engine.scorer, runtime=Slow(engine.scorer.runtime, seconds))
 
     return serve.deployment(name="endpoint")(Throttled)
 

@@ -70,7 +70,12 @@ class Serving(Section):
     )
     upscale_seconds: float = Field(5, ge=0, description="How long there are too few replicas before more are started.")
     downscale_seconds: float = Field(120, ge=0, description="How long there are too many before some are ended.")
-    max_queued_requests: int = Field(256, ge=1, description="Requests that wait in a replica; beyond, 429.")
+    max_queued_requests: int | None = Field(
+        None,
+        ge=1,
+        description="Requests that wait in a replica; beyond, 429. By default as many as two passes take: who is let "
+        "in waits for those and the one under way.",
+    )
     deadline_ms: float = Field(
         1000, gt=0, description="After so long a request gets popular items, marked, instead of the model's."
     )
@@ -101,6 +106,11 @@ class Serving(Section):
     )
 
     funnel: Funnel = Funnel()
+
+    @property
+    def queue(self) -> int:
+        """`max_queued_requests`, or what it is by default."""
+        return self.max_queued_requests or 2 * self.max_batch_size
 
     @model_validator(mode="after")
     def _replicas_in_order(self) -> Serving:

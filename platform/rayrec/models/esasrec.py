@@ -59,9 +59,8 @@ class LiGRBlock(nn.Module):
 
     def forward(self, states: Tensor, mask: Tensor | None, last: int) -> Tensor:
         """Update the ``last`` positions; see `rayrec.models.sasrec.Block`."""
-        normed = self.attention_norm(states)
+        attended = self.dropout(self.attention(self.attention_norm(states), mask, last))
         states = states[:, -last:]
-        attended = self.dropout(self.attention(normed[:, -last:], normed, mask))
         states = states + attended * torch.sigmoid(self.attention_gate(states))
         transformed = self.dropout(self.feed_forward(self.feed_forward_norm(states)))
         updated: Tensor = states + transformed * torch.sigmoid(self.feed_forward_gate(states))

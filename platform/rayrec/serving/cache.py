@@ -75,7 +75,8 @@ class AnswerCache:
 
     async def answer(self, query: Query) -> Answer:
         """The answer to a query, computed or given again. Sessions, and whoever asks how it came, get their own."""
-        if not query.who or not len(query.history) or query.debug:
+        is_kept = self._remembering.answers or self._remembering.coalesce
+        if not is_kept or not query.who or not len(query.history) or query.debug:
             return await self._compute(query)
         name, version = self._name(query), self._catalog.version
         kept = self._kept.get(query.who, NONE).get(name)

@@ -70,7 +70,7 @@ class Served:
         def compute(queries: Sequence[Query]) -> Sequence[Answer]:
             return engine.answer(queries)
 
-        batcher = Batcher(compute, settings.max_batch_size, settings.max_queued_requests, self.deadline)
+        batcher = Batcher(compute, settings.max_batch_size, settings.queue, self.deadline)
         remembering = Remembering(settings.cache_answers, settings.cache_seconds, settings.coalesce)
         self._cache = AnswerCache(batcher.submit, store.catalog, remembering)
         store.tell(self._cache)
