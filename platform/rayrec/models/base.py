@@ -108,6 +108,33 @@ def distinct(history: Tensor) -> Tensor:
 
 
 @runtime_checkable
+class Factorized(Protocol):
+    """A model whose scores are inner products, ``score(...) == query(...) @ item_matrix().T``.
+
+    So the best items of a request can be looked up in an index of the item vectors, without a score for every item.
+    """
+
+    def query(self, history: Tensor) -> Tensor:
+        """The vectors of requests, with all that scores are scaled by.
+
+        Args:
+            history: ``[B, L]`` int64, as for `Recommender.score`; what else that takes is taken here too.
+
+        Returns:
+            ``[B, D]`` float32; ``D`` may be larger than the tables' ``dim``.
+        """
+
+    def item_matrix(self) -> Tensor:
+        """``[num_items + 1, D]`` float32, the vectors that queries are multiplied by; row 0 means nothing."""
+
+
+def with_column(vectors: Tensor, column: Tensor | float) -> Tensor:
+    """``[N, D]`` to ``[N, D + 1]``: a bias of each item as one more column, or the 1 of each query that it meets."""
+    last = vectors.new_full((len(vectors),), column) if isinstance(column, float) else column
+    return torch.cat([vectors, last.unsqueeze(1)], 1)
+
+
+@runtime_checkable
 class GradientTrained(Protocol):
     """A model trained by following the gradient of an objective of its own.
 
