@@ -16,14 +16,16 @@ from rayrec.data.event_log import load_histories
 from rayrec.data.user_features import check_features, everyones_features
 from rayrec.errors import RayrecError
 from rayrec.inference.inputs import Context
+from rayrec.inference.offered import NO_ROWS, Limits
 from rayrec.inference.release import Release, open_release
 from rayrec.inference.scorer import Scorer
 from rayrec.recipe_serving import Serving
+from rayrec.serving.catalog import Items
 from rayrec.serving.features import RequestFeatures, Said, moment
 from rayrec.serving.funnel.funnel import Funnel, Keys
 from rayrec.serving.outside import Outside
 from rayrec.serving.queries import ANYTHING, LATEST, MODEL, POPULAR, Answer, Query, Ranked, ScoredItem, Wanted
-from rayrec.serving.state import Catalog, DatasetHistories, History, HistoryStore, Item, Items
+from rayrec.serving.state import Catalog, DatasetHistories, History, HistoryStore, Item
 
 POPULARITY = "popularity"
 """The kind of model that knows nothing of what goes with an item."""
@@ -72,8 +74,8 @@ class Engine:
         self.features = features
         self.exclude_seen = bool(release.content["funnel"]["exclude_seen"])
         policy = Serving(**release.content["serving"]).funnel
-        made = Funnel(policy, scorer, popular, catalog, trending, release.content["name"])
-        self._funnel = None if policy.is_plain else made
+        made = (policy, scorer, popular, catalog, trending, release.content["name"])
+        self._funnel = None if policy.is_plain else Funnel(*made)
         self._outside = Outside(catalog)
 
     @classmethod
@@ -102,14 +104,20 @@ class Engine:
         release = open_release(storage, digest)
         content = release.content
         bundle, view = release.bundle("main"), content["dataset"]["view"]
-        scorer = bundle.scorer(content["variants"]["main"], threads)
+        scorer = bundle.scorer(content["variants"]["main"], threads, release.index())
         popular = release.bundle(POPULAR).scorer(content["variants"][POPULAR], threads)
+        if popular.item_keys == scorer.item_keys:
+            # Then what is kept of all items is kept once.
+            popular = replace(popular, item_keys=scorer.item_keys)
+        if scorer.source is not None and popular.kind == POPULARITY:
+            popular = popular.ordered()
         dataset = open_dataset(storage, content["dataset"]["name"], content["dataset"]["manifest"])
         check_features(bundle.manifest, bundle.path, dataset, view)
         features = RequestFeatures.of(dataset, view, scorer.widths)
         histories = known(release, scorer) if known else histories_of(release)
         engine = cls(release, scorer, popular, histories, catalog or Items.of(dataset), features, trending)
-        engine.answer([engine.session_query([], 10, 0)])
+        # Who has a history is answered by other parts than who has none.
+        engine.answer([engine.session_query(known, 10, 0) for known in ([], scorer.item_keys[:1])])
         return engine
 
     def user_query(
@@ -164,7 +172,7 @@ class Engine:
             rows,
             count,
             offset,
-            exclude=np.concatenate([seen, self.rows_outside(wanted, len(rows) > 0)]),
+            self.limits(wanted, len(rows) > 0, seen),
             context=Context(_until(history.times, at), history.features),
             user=self.features.read("user", user, at),
             moment=self.features.read("context", context, at),
@@ -173,9 +181,17 @@ class Engine:
             wanted=wanted,
         )
 
-    def rows_outside(self, wanted: Wanted, known: bool) -> np.ndarray:
-        """Item rows that must not be recommended, by the scorer that answers who has a history, or who has none."""
-        return self._outside.rows(self.scorer if known else self.popular, wanted)
+    def limits(self, wanted: Wanted, known: bool, but: np.ndarray = NO_ROWS) -> Limits:
+        """Which items may be recommended, by the rows of the scorer that answers who has a history, or who has none.
+
+        Args:
+            wanted: What is asked for.
+            known: Whether there is a history.
+            but: ``[n]`` int64 rows that may not.
+        """
+        scorer = self.scorer if known else self.popular
+        excluded = np.concatenate([but, scorer.rows_of(wanted.exclude)]) if wanted.exclude else but
+        return Limits(self._outside.offered(scorer, wanted), excluded)
 
     def answer(self, queries: Sequence[Query]) -> list[Answer]:
         """Answer several requests in one pass of each model."""
@@ -196,16 +212,15 @@ class Engine:
 
     def _ranked(self, source: str, funnel: Funnel | None, queries: Sequence[Query]) -> list[Ranked]:
         scorer = self.scorer if source == MODEL else self.popular
-        histories, excluded = [query.history for query in queries], [query.exclude for query in queries]
-        contexts = self._contexts(queries)
+        histories, limits = [query.history for query in queries], [query.limits for query in queries]
+        found = scorer.scores(histories, self._contexts(queries), limits)
         if funnel is not None:
-            return funnel.ranked(source, scorer.masked(histories, excluded, contexts), queries)
-        depth = max(query.offset + query.count for query in queries)
-        rows, scores = scorer.top(histories, depth, excluded, contexts)
+            return funnel.ranked(source, found, queries)
+        rows, scores = found.best(max(query.offset + query.count for query in queries))
         asked = [slice(query.offset, query.offset + query.count) for query in queries]
         return [
-            Ranked.by_rows(source, scorer, found[part], values[part])
-            for found, values, part in zip(rows, scores, asked, strict=True)
+            Ranked.by_rows(source, scorer, mine[part], values[part])
+            for mine, values, part in zip(rows, scores, asked, strict=True)
         ]
 
     def _contexts(self, queries: Sequence[Query]) -> list[Context]:
@@ -219,11 +234,10 @@ class Engine:
 
     def latest(self, count: int, offset: int, wanted: Wanted) -> Answer:
         """The newest items, with when they came, in seconds since the epoch, as scores."""
-        within = self.catalog.within(wanted.categories, wanted.labels)
         found = (
             item
             for item in self.catalog.newest()
-            if item.item not in wanted.exclude and (within is None or item.item in within)
+            if item.item not in wanted.exclude and item.is_within(wanted.categories, wanted.labels)
         )
         chosen = islice(found, offset, offset + count)
         return Answer([ScoredItem(item, (item.timestamp or 0) / 1000) for item in chosen], LATEST)
@@ -239,16 +253,16 @@ class Engine:
         rows = self.scorer.rows_of(keys)
         if len(rows) and self.scorer.kind != POPULARITY:
             return self._answer(Ranked.by_rows(MODEL, self.scorer, *self._nearest(rows, count, wanted)))
-        exclude = np.concatenate([self.popular.rows_of(keys), self.rows_outside(wanted, False)])
-        return self.answer([Query(exclude[:0], count, 0, exclude, Context())])[0]
+        limits = self.limits(wanted, False, self.popular.rows_of(keys))
+        return self.answer([Query(NO_ROWS, count, 0, limits, Context())])[0]
 
     def _nearest(self, rows: np.ndarray, count: int, wanted: Wanted) -> tuple[np.ndarray, np.ndarray]:
         """Items nearest by their vectors; of a model without any, what it recommends to who had just these."""
-        outside = self.rows_outside(wanted, True)
-        found = self.scorer.similar(rows, count, outside)
+        limits = self.limits(wanted, True, rows)
+        found = self.scorer.similar(rows, count, limits)
         if found is not None:
             return found
-        best, scores = self.scorer.top([rows], count, [np.concatenate([outside, rows])])
+        best, scores = self.scorer.scores([rows], None, [limits]).best(count)
         return best[0], scores[0]
 
     def because(self, query: Query, key: str) -> list[ScoredItem]:
@@ -256,7 +270,7 @@ class Engine:
         row = self.scorer.rows.get(key)
         if row is None or not len(query.history):
             return []
-        offered = np.setdiff1d(query.history[-MOST_EXPLAINING:], self.rows_outside(ANYTHING, True))
+        offered = self.limits(ANYTHING, True).among(np.unique(query.history[-MOST_EXPLAINING:]))
         near = self.scorer.nearest(row, offered, EXPLAINING) if len(offered) else []
         keys = [(self.scorer.item_keys[had - 1], cosine) for had, cosine in near]
         return [ScoredItem(self.catalog.item(had) or Item(had), cosine) for had, cosine in keys]
