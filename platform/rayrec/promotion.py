@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from rayrec.artifacts import Storage
+from rayrec.artifacts import Json, Storage
 from rayrec.data.dataset import open_dataset
 from rayrec.data.user_features import OtherFeaturesError
 from rayrec.data.views import load_view
@@ -44,6 +44,24 @@ def promote_if_not_worse(tracker: Tracker, new: RegisteredRelease, metric: str, 
         return f"not promoted: {compared}. `rayrec promote {new.name}/{new.version}` does it all the same"
     tracker.promote(new.version)
     return f"promoted: {compared}"
+
+
+def recall_refusal(index: Json | str, new: RegisteredRelease) -> str | None:
+    """Why a Release is not promoted whose index finds too few of the best items; None where it finds enough.
+
+    Args:
+        index: What the Release says of its index.
+        new: The Release.
+    """
+    if isinstance(index, str) or index["recall"] >= index["floor"]:
+        return None
+    looked = f"{index['probes']:,} of {index['cells']:,} cells, codes {index['codes']}"
+    return (
+        f"not promoted: the index finds {index['recall']:.4f} of the best {index['k']} items ({looked}; "
+        f"{index['queries']:,} requests), less than serving.index.recall_floor = {index['floor']}. Leave "
+        "serving.index.probes out, set serving.index.codes to float32, or serving.index.from_items to null, which "
+        f"scores all items. `rayrec promote {new.name}/{new.version}` does it all the same"
+    )
 
 
 def _measured(champion: RegisteredRelease, metric: str, measure: Measure) -> tuple[float, str]:

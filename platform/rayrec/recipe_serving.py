@@ -80,6 +80,10 @@ class Index(Section):
         None, ge=1, description="Parts that a request looks through; by default the fewest that reach the floor."
     )
 
+    def is_for(self, items: int) -> bool:
+        """Whether a catalogue of so many items is large."""
+        return self.from_items is not None and items >= self.from_items
+
 
 class Serving(Section):
     """The HTTP endpoint."""

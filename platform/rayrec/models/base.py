@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from rayrec.models.embedding import EmbeddingTable
 from rayrec.models.interactions import Each, Interactions
@@ -130,8 +131,9 @@ class Factorized(Protocol):
 
 def with_column(vectors: Tensor, column: Tensor | float) -> Tensor:
     """``[N, D]`` to ``[N, D + 1]``: a bias of each item as one more column, or the 1 of each query that it meets."""
-    last = vectors.new_full((len(vectors),), column) if isinstance(column, float) else column
-    return torch.cat([vectors, last.unsqueeze(1)], 1)
+    if isinstance(column, float):
+        return functional.pad(vectors, (0, 1), value=column)
+    return torch.cat([vectors, column.unsqueeze(1)], 1)
 
 
 @runtime_checkable

@@ -88,14 +88,6 @@ class Popularity(Recommender):
         # Adding zeros made from the history keeps it an input of the exported graph.
         return self.counts.unsqueeze(0) + history[:, -1:].to(self.counts.dtype) * 0.0
 
-    def query(self, history: Tensor) -> Tensor:
-        """See `Factorized`: 1, whatever the history."""
-        return history[:, -1:].to(self.counts.dtype) * 0.0 + 1.0
-
-    def item_matrix(self) -> Tensor:
-        """See `Factorized`: the counts."""
-        return self.counts.unsqueeze(1)
-
 
 def _count(shared: tuple[Interactions, float | None], block: range) -> np.ndarray:
     """What the events of a block add to each item: ``[num_items + 1]`` float64."""

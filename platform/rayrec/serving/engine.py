@@ -109,8 +109,11 @@ class Engine:
         if popular.item_keys == scorer.item_keys:
             # Then what is kept of all items is kept once.
             popular = replace(popular, item_keys=scorer.item_keys)
-        if scorer.source is not None and popular.kind == POPULARITY:
-            popular = popular.ordered()
+        large = Serving(**content["serving"]).index.is_for
+        scorer, popular = (
+            found.ordered() if found.kind == POPULARITY and large(len(found.item_keys)) else found
+            for found in (scorer, popular)
+        )
         dataset = open_dataset(storage, content["dataset"]["name"], content["dataset"]["manifest"])
         check_features(bundle.manifest, bundle.path, dataset, view)
         features = RequestFeatures.of(dataset, view, scorer.widths)
