@@ -303,7 +303,7 @@ class Pipeline(Stages):
         def work(run: TrackedRun) -> tuple[Json, int]:
             about = index_items(job)
             for target in self._with_parent(run):
-                target.metrics({f"index/{key}": float(about[key]) for key in ("recall", "probes", "cells")})
+                target.metrics({f"index/{kind}_recall": about[kind]["recall"] for kind in about if kind != "path"})
             return {"bundle": bundle, "index": about}, open_bundle(self.storage, bundle).manifest["num_items"]
 
         inputs = {"bundle": bundle, "dataset": dataset.digest, "view": view, "settings": settings.model_dump()}

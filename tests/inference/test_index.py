@@ -10,14 +10,14 @@ import pytest
 from rayrec.artifacts import Storage
 from rayrec.errors import ModelError
 from rayrec.inference.index import (
-    FILE,
     RECALL_AT,
     Index,
+    Indexes,
     best_rows,
     build_index,
     measured_index,
-    open_index,
-    publish_index,
+    open_indexes,
+    publish_indexes,
     recall_at,
 )
 from rayrec.inference.offered import Limits, Offered
@@ -89,20 +89,19 @@ def test_an_index_comes_back_as_it_was_and_the_same_vectors_give_the_same(
     tmp_path: Path, index: Index, matrix: np.ndarray, queries: np.ndarray
 ) -> None:
     storage = Storage.open(tmp_path)
-    path = publish_index(storage, "tiny", index, {"probes": 50}, {"bundle": "b"})
-    again = publish_index(
-        storage, "tiny", Index(build_index(matrix, Settings(cells=50)), 50), {"probes": 50}, {"bundle": "b"}
-    )
-    assert path == again
-    opened = open_index(storage, path)
+    about = {"best": {"probes": 50}}
+    path = publish_indexes(storage, "tiny", Indexes(index), about, {"bundle": "b"})
+    rebuilt = Indexes(Index(build_index(matrix, Settings(cells=50)), 50))
+    assert publish_indexes(storage, "tiny", rebuilt, about, {"bundle": "b"}) == path
+    opened = open_indexes(storage, path).best
     for query in queries[:5]:
         expected = index.candidates(query, 10, ANYTHING.within)
         assert opened.candidates(query, 10, ANYTHING.within).tolist() == expected.tolist()
-    data = bytearray(storage.read(f"{path}/{FILE}"))
+    data = bytearray(storage.read(f"{path}/best.faiss"))
     data[100] ^= 1
-    storage.replace(f"{path}/{FILE}", bytes(data))
-    with pytest.raises(ModelError, match=r"items\.faiss is missing or was changed"):
-        open_index(storage, path)
+    storage.replace(f"{path}/best.faiss", bytes(data))
+    with pytest.raises(ModelError, match=r"best\.faiss is missing or was changed"):
+        open_indexes(storage, path)
 
 
 @pytest.mark.parametrize("k", [1, 20, 150])

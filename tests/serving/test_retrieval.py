@@ -72,8 +72,9 @@ def same(one: Sequence[Answer], other: Sequence[Answer]) -> None:
 
 def test_it_looks_things_up(indexed: Engine, dense: Engine) -> None:
     assert isinstance(indexed.scorer.source, Index)
+    assert isinstance(indexed.scorer.alike, Index)
     assert indexed.popular.source is not None
-    assert dense.scorer.source is dense.popular.source is None
+    assert {dense.scorer.source, dense.scorer.alike, dense.popular.source} == {None}
     assert indexed.popular.item_keys is indexed.scorer.item_keys
 
 

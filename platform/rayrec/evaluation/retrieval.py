@@ -1,8 +1,9 @@
-"""The index stage: the item vectors of a bundle -> an index of them, with what it finds of the exact best, measured."""
+"""The index stage: the item vectors of a bundle -> indexes, with what they find of the exact best, measured."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +16,8 @@ from rayrec.data.views import Sequences, load_view
 from rayrec.evaluation.full_ranking import HeldOut
 from rayrec.evaluation.held_out import FUTURE, held_out, with_features
 from rayrec.inference.bundle import Bundle, open_bundle
-from rayrec.inference.index import measured_index, publish_index
+from rayrec.inference.index import BEST, SIMILAR, Indexes, measured_index, publish_indexes
+from rayrec.inference.inputs import Inputs
 from rayrec.inference.runtime import Product, factorized
 from rayrec.models.base import Factorized
 from rayrec.models.popularity import Popularity
@@ -27,6 +29,8 @@ _LOG = logging.getLogger(__name__)
 QUERIES = 512
 """Requests: half of them to choose the probes by, half to measure what these find."""
 QUERIES_A_PASS = 64
+RECENT = 5
+"""Latest items of a user that others are like, as `serving.funnel` asks for them."""
 
 
 @dataclass(frozen=True)
@@ -64,12 +68,12 @@ class IndexJob:
 
 
 def index_items(job: IndexJob) -> Json:
-    """Build, measure and publish an index, in a Ray task. Returns what a Release says of it.
+    """Build, measure and publish indexes, in a Ray task. Returns what a Release says of them.
 
     Returns:
-        ``path``; ``recall``, the share of the best ``k`` items that it finds, on average over ``queries`` users as they
-        are before their validation events (or test events, where the view has no others); the ``floor`` for it;
-        ``cells``, ``probes``, the cells that a request looks through, and ``codes``.
+        ``path``, and of the index of the ``best`` items, and of that of ``similar`` ones where the model has vectors,
+        what `measured_index` says of it, by requests of users as they are before their validation events (or test
+        events, where the view has no others).
     """
     about: Json = result(ray.remote(num_cpus=1)(index_items_here).remote(job))
     return about
@@ -79,25 +83,33 @@ def index_items_here(job: IndexJob) -> Json:
     """`index_items` in this process."""
     bundle, dataset = open_bundle(job.storage, job.bundle), open_dataset(job.storage, *job.dataset_version)
     # Where the graph gives scores, its items are few enough for torch to hold them once more.
-    scores = bundle.scorer().runtime
-    product = scores if isinstance(scores, Product) else factorized(bundle.model())
-    queries = _queries(product, bundle, dataset, job.view)
-    index, about = measured_index(product.matrix, queries, job.settings)
-    path = publish_index(job.storage, job.name, index, about, {"bundle": job.bundle, "view": job.view})
-    return {"path": path, **about}
+    scorer, asked = bundle.scorer(), [*_asked(bundle, dataset, job.view)]
+    product = scorer.runtime if isinstance(scorer.runtime, Product) else factorized(bundle.model())
+    queries = np.concatenate([product.queries(inputs) for inputs in asked])
+    best, about = measured_index(product.matrix, queries, job.settings)
+    measured, similar = {BEST: about}, None
+    if scorer.vectors is not None:
+        directions = scorer.directions(np.arange(len(scorer.vectors)))
+        similar, measured[SIMILAR] = measured_index(directions, _alike(directions, asked), job.settings)
+    lineage = {"bundle": job.bundle, "view": job.view}
+    return {"path": publish_indexes(job.storage, job.name, Indexes(best, similar), measured, lineage), **measured}
 
 
-def _queries(product: Product, bundle: Bundle, dataset: Dataset, view: str) -> np.ndarray:
-    """Vectors of requests of some users, evenly spread: ``[n, D]`` float32."""
+def _asked(bundle: Bundle, dataset: Dataset, view: str) -> Iterator[Inputs]:
+    """Requests of some users, evenly spread."""
     sequences = load_view(dataset, view)
     users, length = _users(sequences, bundle, dataset, view), bundle.manifest["max_length"]
     places = np.unique(np.linspace(0, len(users) - 1, min(len(users), QUERIES)).astype(np.int64))
-    found = []
     for first in range(0, len(places), QUERIES_A_PASS):
         part = places[first : first + QUERIES_A_PASS]
         longest = int(users.past.lengths_of(users.users[part]).max(initial=1))
-        found.append(product.queries(users.asked(part, min(length, longest))))
-    return np.concatenate(found)
+        yield users.asked(part, min(length, longest))
+
+
+def _alike(directions: np.ndarray, asked: Sequence[Inputs]) -> np.ndarray:
+    """Mean directions of what users had last, by which items like these are looked up: ``[n, D]`` float32."""
+    recent = [row[row != 0] for inputs in asked for row in inputs["history"][:, -RECENT:]]
+    return np.stack([directions[rows].mean(axis=0) for rows in recent if len(rows)])
 
 
 def _users(sequences: Sequences, bundle: Bundle, dataset: Dataset, view: str) -> HeldOut:

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from rayrec import __version__
 from rayrec.artifacts import Json, Storage, open_folder, publish_folder
 from rayrec.errors import ModelError
-from rayrec.inference.index import Index
+from rayrec.inference.index import Indexes
 from rayrec.inference.inputs import Context, Inputs, inputs
 from rayrec.inference.mapped import mapped
 from rayrec.inference.runtime import OnnxRuntime, Runtime, TorchRuntime, exported_product, factorized
@@ -73,14 +73,14 @@ class Bundle:
         """What answers by default: the exported graph where there is one, ``onnx``, else ``torch``."""
         return next(iter(self.manifest["variants"]), "torch")
 
-    def scorer(self, runtime: str | None = None, threads: int = 0, index: Index | None = None) -> Scorer:
+    def scorer(self, runtime: str | None = None, threads: int = 0, indexes: Indexes | None = None) -> Scorer:
         """A scorer on a runtime, ``onnx`` or ``torch``, checked against the golden answers.
 
         Args:
             runtime: By default the bundle's own choice.
             threads: Threads of one pass; 0 takes all cores.
-            index: Of the item vectors, where the best items are to be looked up in it. Where the graph gives scores of
-                all items, which are of no use then, torch computes the vectors of requests.
+            indexes: Of the items, where the best are to be looked up. Where the graph gives scores of all items, which
+                are of no use then, torch computes the vectors of requests.
 
         Raises:
             ModelError: It does not give the answers it gave when it was published.
@@ -92,12 +92,13 @@ class Bundle:
         table = self.folder / "tables" / "item.safetensors"
         scorer = Scorer(
             self.manifest["kind"],
-            self._computing(runtime, threads, factors=index is not None),
+            self._computing(runtime, threads, factors=indexes is not None),
             self.item_keys,
             self.manifest["max_length"],
             mapped(table, "weight") if table.exists() else None,
             self.widths,
-            index,
+            None if indexes is None else indexes.best,
+            None if indexes is None else indexes.similar,
         )
         self._check_golden(scorer)
         return scorer

@@ -18,12 +18,12 @@ import numpy as np
 
 from rayrec.artifacts import Json, Storage, open_folder, publish_folder
 from rayrec.inference.offered import Limits, Offered
-from rayrec.inference.scores import best_of
+from rayrec.inference.scores import best_by_product
 from rayrec.inference.top_k import top_k
 from rayrec.recipe_serving import Index as IndexSettings
 
 MANIFEST = "index.json"
-FILE = "items.faiss"
+BEST, SIMILAR = "best", "similar"
 CODES = {"int8": "SQ8", "float32": "Flat"}
 POINTS_A_CELL = 64
 """Of k-means; more make it slower and hardly better."""
@@ -57,6 +57,19 @@ class Index:
         chosen = faiss.SearchParametersIVF(sel=faiss.IDSelectorBitmap(within.bits), nprobe=probes)
         found = self.cells.search(query[None], FETCHED * k, params=chosen)[1][0]
         return np.asarray(found[found > 0], np.int64)
+
+
+@dataclass(frozen=True)
+class Indexes:
+    """The indexes of a model's items.
+
+    Attributes:
+        best: Of the vectors that requests' are multiplied with.
+        similar: Of the item vectors' directions; None of a model without item vectors.
+    """
+
+    best: Index
+    similar: Index | None = None
 
 
 def build_index(matrix: np.ndarray, settings: IndexSettings) -> Any:
@@ -129,28 +142,36 @@ def recall_at(index: Index, matrix: np.ndarray, queries: np.ndarray, exact: np.n
     """Share of the best items, ``[n, k]``, that are found for queries ``[n, D]``, averaged over them."""
     anything, k = Limits(Offered.everything(len(matrix) - 1)), exact.shape[1]
     shares = [
-        len(np.intersect1d(best_of(query, matrix, k, index, anything)[0], best)) / k
+        len(np.intersect1d(best_by_product(query, matrix, k, index, anything)[0], best)) / k
         for query, best in zip(queries, exact, strict=True)
     ]
     return float(np.mean(shares))
 
 
-def publish_index(storage: Storage, name: str, index: Index, about: Json, lineage: Json) -> str:
-    """Write an index. Returns its path, ``indexes/NAME/DIGEST``."""
+def publish_indexes(storage: Storage, name: str, indexes: Indexes, about: Json, lineage: Json) -> str:
+    """Write indexes, with what `measured_index` says of each by its name.
+
+    Returns:
+        Their path, ``indexes/NAME/DIGEST``.
+    """
     import faiss
 
     with tempfile.TemporaryDirectory() as folder:
-        faiss.write_index(index.cells, str(Path(folder, FILE)))
+        for kind in about:
+            faiss.write_index(getattr(indexes, kind).cells, str(Path(folder, f"{kind}.faiss")))
         return publish_folder(storage, f"indexes/{name}", Path(folder), {**about, **lineage}, MANIFEST)
 
 
-def open_index(storage: Storage, path: str) -> Index:
-    """A published index, checked.
+def open_indexes(storage: Storage, path: str) -> Indexes:
+    """Published indexes, checked.
 
     Raises:
-        ModelError: It is damaged or gone.
+        ModelError: They are damaged or gone.
     """
     import faiss
 
     folder, manifest = open_folder(storage, path, MANIFEST)
-    return Index(faiss.read_index(str(folder / FILE)), manifest["probes"])
+    kinds = [kind for kind in (BEST, SIMILAR) if kind in manifest]
+    return Indexes(
+        **{kind: Index(faiss.read_index(str(folder / f"{kind}.faiss")), manifest[kind]["probes"]) for kind in kinds}
+    )

@@ -8,7 +8,7 @@ from functools import cached_property
 from rayrec.artifacts import Json, Storage, canonical, short_digest
 from rayrec.errors import ModelError, StorageError
 from rayrec.inference.bundle import Bundle, open_bundle
-from rayrec.inference.index import Index, open_index
+from rayrec.inference.index import Indexes, open_indexes
 
 SCHEMA = 1
 EXACT = "exact"
@@ -56,14 +56,14 @@ class Release:
         bundles: dict[str, str] = self.content.get("served", {}).get("evaluated", self.content["models"])
         return bundles
 
-    def index(self) -> Index | None:
-        """The index of the model's items, checked; None where all items are scored.
+    def indexes(self) -> Indexes | None:
+        """The indexes of the model's items, checked; None where all items are scored.
 
         Raises:
-            ModelError: It is damaged or gone.
+            ModelError: They are damaged or gone.
         """
         pinned = self.content.get("index", EXACT)
-        return None if pinned == EXACT else open_index(self.storage, pinned["path"])
+        return None if pinned == EXACT else open_indexes(self.storage, pinned["path"])
 
     def bundle(self, role: str = "main") -> Bundle:
         """The model in a role, checked.

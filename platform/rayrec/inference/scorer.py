@@ -11,7 +11,7 @@ import numpy as np
 from rayrec.inference.inputs import Context, inputs
 from rayrec.inference.offered import Limits
 from rayrec.inference.runtime import Everybody, Product, Runtime
-from rayrec.inference.scores import DenseScores, FoundScores, Order, Scores, Source
+from rayrec.inference.scores import DenseScores, FoundScores, Order, Scores, Source, best_of
 from rayrec.inference.top_k import top_k
 
 
@@ -35,7 +35,8 @@ class Scorer:
         max_length: How many of the latest events are read.
         vectors: ``[V + 1, D]`` float32 item vectors, or None where the model has none.
         widths: How many features are read of the ``user``, of the ``context``; see `Recommender.widths`.
-        source: Where the best items are looked up; None where all are scored. Then ``runtime`` is a `Product`.
+        source: Where the best items are looked up, and then ``runtime`` is a `Product`; None where all are scored.
+        alike: Where those with the nearest directions are looked up; likewise.
     """
 
     kind: str
@@ -45,6 +46,7 @@ class Scorer:
     vectors: np.ndarray | None = None
     widths: Mapping[str, int] = field(default_factory=dict)
     source: Source | None = None
+    alike: Source | None = None
 
     @property
     def rows(self) -> Mapping[str, int]:
@@ -143,12 +145,18 @@ class Scorer:
         """
         if self.vectors is None:
             return None
-        # Not all directions times their mean: with many items, a second matrix of that size.
-        similarities = self.vectors @ self.directions(rows).mean(axis=0) / self.lengths
-        limits.hide(similarities)
-        similarities[rows] = -np.inf
-        found, values = top_k(similarities[None, :], k)
-        return found[0], values[0]
+        vectors, lengths, alike = self.vectors, self.lengths, self.alike
+        mean, others = self.directions(rows).mean(axis=0), Limits(limits.within, np.concatenate([limits.but, rows]))
+
+        # Not products of directions: with many items, a second matrix of that size.
+        def cosines(rows: np.ndarray | slice) -> np.ndarray:
+            found: np.ndarray = (vectors[rows] @ mean) / lengths[rows]
+            return found
+
+        if alike is not None:
+            return best_of(cosines, lambda count: alike.candidates(mean, count, limits.within), k, others)
+        best, values = DenseScores(cosines(slice(None))[None], [others]).best(k)
+        return best[0], values[0]
 
     def nearest(self, row: int, among: np.ndarray, k: int) -> list[tuple[int, float]]:
         """The ``k`` of some items that are nearest to an item, with their cosines; none of a model without vectors."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -104,7 +104,7 @@ class FoundScores:
         """See `Scores`."""
         rows, values = np.zeros((len(self.limits), k), np.int64), np.full((len(self.limits), k), -np.inf, np.float32)
         for request, (query, limits) in enumerate(zip(self._queries, self.limits, strict=True)):
-            rows[request], values[request] = best_of(query, self._matrix, k, self._source, limits)
+            rows[request], values[request] = best_by_product(query, self._matrix, k, self._source, limits)
         return rows, values
 
     def of(self, rows: np.ndarray) -> np.ndarray:
@@ -116,34 +116,39 @@ class FoundScores:
 
 
 def best_of(
-    query: np.ndarray, matrix: np.ndarray, k: int, source: Source, limits: Limits
+    score: Callable[[np.ndarray | slice], np.ndarray], find: Callable[[int], np.ndarray], k: int, limits: Limits
 ) -> tuple[np.ndarray, np.ndarray]:
     """The best items of a request by their exact scores, among candidates; as many as there are, if there are ``k``.
 
     Args:
-        query: ``[D]`` float32.
-        matrix: ``[V + 1, D]`` float32, the vectors of the items.
+        score: Scores of some items, ``[n]`` rows to ``[n]`` float32, or of all.
+        find: Gives candidates, rows of about so many of the best that are offered; not asked where few are offered.
         k: How many.
-        source: Where candidates are looked up, unless few items are allowed.
         limits: Of the request.
 
     Returns:
         Rows ``[k]`` int64 and scores ``[k]`` float32, as of `top_k`.
     """
-    few = limits.within.count <= SCORED_SHARE * len(matrix)
-    if few:
-        rows = limits.among(limits.within.rows)
-    else:
-        rows = limits.among(source.candidates(query, k + len(limits.but), limits.within))
+    few = limits.within.count <= SCORED_SHARE * len(limits.within.allowed)
+    rows = limits.among(limits.within.rows if few else find(k + len(limits.but)))
     if not few and len(rows) < min(k, limits.count):
-        scores = matrix @ query
+        scores = score(slice(None))
         limits.hide(scores)
         found, values = top_k(scores[None], k)
         return found[0], values[0]
     # Equal scores go in the order of their rows, as they do where all items are scored. Row 0, of which nothing is
     # known, stands at the places that `top_k` gives where fewer are left.
     rows = np.concatenate([[0], np.sort(rows)])
-    scores = matrix[rows] @ query
+    scores = score(rows)
     scores[0] = -np.inf
     places, values = top_k(scores[None], k)
     return rows[places[0]], values[0]
+
+
+def best_by_product(
+    query: np.ndarray, matrix: np.ndarray, k: int, source: Source, limits: Limits
+) -> tuple[np.ndarray, np.ndarray]:
+    """`best_of` the products of a query, ``[D]``, with the rows of a matrix, ``[V + 1, D]``."""
+    return best_of(
+        lambda rows: matrix[rows] @ query, lambda count: source.candidates(query, count, limits.within), k, limits
+    )

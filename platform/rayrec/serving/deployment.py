@@ -153,6 +153,7 @@ class Endpoint:
         engine = Engine.load(storage, digest, known=store.histories_of, catalog=store.catalog, trending=store.trending)
         # Only of a Release that can be asked.
         store.fill(open_dataset(storage, content["dataset"]["name"], content["dataset"]["manifest"]))
+        engine.warm()
         store.impressions.days = settings.impressions_days
 
         def compute(queries: Sequence[Query]) -> Sequence[Answer]:

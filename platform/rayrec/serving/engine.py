@@ -104,7 +104,7 @@ class Engine:
         release = open_release(storage, digest)
         content = release.content
         bundle, view = release.bundle("main"), content["dataset"]["view"]
-        scorer = bundle.scorer(content["variants"]["main"], threads, release.index())
+        scorer = bundle.scorer(content["variants"]["main"], threads, release.indexes())
         popular = release.bundle(POPULAR).scorer(content["variants"][POPULAR], threads)
         if popular.item_keys == scorer.item_keys:
             # Then what is kept of all items is kept once.
@@ -119,9 +119,13 @@ class Engine:
         features = RequestFeatures.of(dataset, view, scorer.widths)
         histories = known(release, scorer) if known else histories_of(release)
         engine = cls(release, scorer, popular, histories, catalog or Items.of(dataset), features, trending)
-        # Who has a history is answered by other parts than who has none.
-        engine.answer([engine.session_query(known, 10, 0) for known in ([], scorer.item_keys[:1])])
+        engine.warm()
         return engine
+
+    def warm(self) -> None:
+        """Answer, so that whoever asks first does not wait for what is worked out from the whole catalogue."""
+        # Who has a history is answered by other parts than who has none.
+        self.answer([self.session_query(known, 10, 0) for known in ([], self.scorer.item_keys[:1])])
 
     def user_query(
         self, user: str, count: int, offset: int, context: Said = NOTHING, wanted: Wanted = ANYTHING

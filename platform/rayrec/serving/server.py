@@ -39,6 +39,7 @@ def serving(storage: Storage, release: str, settings: Serving) -> Iterator[str]:
     for role in pinned.content["models"]:
         # Checked here as well: a replica that cannot load would be started again and again.
         pinned.bundle(role)
+    pinned.indexes()
     require_keys(settings, pinned.content["name"])
     _require_room(settings)
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
