@@ -29,7 +29,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -140,19 +140,19 @@ def make(folder: str, items: int) -> tuple[Made, dict[str, Any]]:
     scorer = open_bundle(storage, bundles["main"]).scorer()
     assert isinstance(scorer.runtime, Product)
     asked = inputs([histories[user] for user in range(QUERIES)], None, LENGTH, {})
-    queries, settings, seconds = scorer.runtime.queries(asked), Settings(), {}
-    began = time.perf_counter()
-    best, about = measured_index(scorer.runtime.matrix, queries, settings)
-    seconds["best"] = time.perf_counter() - began
-    began = time.perf_counter()
+    queries, settings = scorer.runtime.queries(asked), Settings()
     directions = scorer.directions(np.arange(items + 1))
     recent = np.stack([directions[row[row != 0]].mean(axis=0) for row in asked["history"][:, -5:]])
+    began, busy = time.perf_counter(), time.process_time()
+    best, about = measured_index(scorer.runtime.matrix, queries, settings)
     similar, about_similar = measured_index(directions, recent, settings)
-    seconds["similar"] = time.perf_counter() - began
+    seconds = {"wall": time.perf_counter() - began, "cpu": time.process_time() - busy}
     measured = {BEST: about, SIMILAR: about_similar}
     path = publish_indexes(storage, "index", Indexes(best, similar), measured, {})
     sizes = {kind: Path(folder, path, f"{kind}.faiss").stat().st_size / 1e6 for kind in measured}
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    files = [file for role in bundles.values() for file in Path(folder, role).rglob("*") if file.is_file()]
+    sizes["bundles"] = sum(file.stat().st_size for file in files) / 1e6
     cost = {"seconds": seconds, "megabytes": sizes, "peak_megabytes": peak, "measured": measured}
     return Made(folder, items, bundles, path), cost
 
@@ -264,6 +264,12 @@ def replica(made: Made, indexed: bool, policy: dict[str, Any], seconds: float, t
     told.send(result | ({"after_a_change": changes(engine)} if indexed else {}))
 
 
+def busy_seconds(pid: int | None) -> float:
+    """Of the processor, that a process has had."""
+    times = psutil.Process(pid).cpu_times()
+    return float(times.user + times.system)
+
+
 def measured(made: Made, indexed: bool, policy: dict[str, Any], seconds: float) -> dict[str, Any]:
     """One way of answering, in a process of its own."""
     context = multiprocessing.get_context("spawn")
@@ -275,11 +281,26 @@ def measured(made: Made, indexed: bool, policy: dict[str, Any], seconds: float) 
     url = f"http://127.0.0.1:{port}/v1/recommend/{{user}}?n=20"
     requests = requests_of(url, [f"u{user}" for user in range(USERS)], seed=0)
     asyncio.run(closed("127.0.0.1", port, requests, CONCURRENCY, 2.0))
-    http = asyncio.run(closed("127.0.0.1", port, requests, CONCURRENCY, seconds)).summary(seconds)
+    before = busy_seconds(process.pid)
+    seen = asyncio.run(closed("127.0.0.1", port, requests, CONCURRENCY, seconds))
+    cpu = (busy_seconds(process.pid) - before) / max(1, len(seen.seconds))
+    http = {**seen.summary(seconds), "cpu_ms": 1000 * cpu}
     mine.send("enough")
     found: dict[str, Any] = mine.recv()
     process.join()
     return {**found, "http": http}
+
+
+def kept(folder: str, items: int) -> tuple[Made, dict[str, Any]]:
+    """What `make` made there, now or before."""
+    record = Path(folder, f"made-{items}.json")
+    if not record.exists():
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            made, cost = pool.apply(make, (folder, items))
+        record.write_text(json.dumps([asdict(made), cost]), encoding="utf-8")
+    found, cost = json.loads(record.read_text(encoding="utf-8"))
+    return Made(**found), cost
 
 
 def main() -> None:
@@ -287,23 +308,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--items", type=int, default=1_000_000)
     parser.add_argument("--seconds", type=float, default=15)
+    parser.add_argument("--folder", help="keeps what is built, to be asked again")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        with multiprocessing.get_context("spawn").Pool(1) as pool:
-            made, cost = pool.apply(make, (folder, arguments.items))
+    with tempfile.TemporaryDirectory() as temporary:
+        made, cost = kept(arguments.folder or temporary, arguments.items)
         print(json.dumps(cost), flush=True)
-        rows = {}
+        rows: dict[str, dict[str, Any]] = {}
         for name, policy in FUNNELS.items():
             for indexed in (False, True):
-                rows[f"{name}, {'index' if indexed else 'exact'}"] = measured(made, indexed, policy, arguments.seconds)
-    print(f"{'':14}{'answer p50':>11}{'p99 ms':>9}{'HTTP p50':>10}{'p99 ms':>9}{'per s':>8}{'MB own':>8}{'load s':>8}")
+                row = measured(made, indexed, policy, arguments.seconds)
+                rows[f"{name}, {'index' if indexed else 'exact'}"] = row
+                print(json.dumps(row), flush=True)
+    heads = ("answer p50", "p99 ms", "HTTP p50", "p99 ms", "CPU ms", "per s", "MB own", "load s")
+    print(f"{'':14}" + "".join(f"{head:>11}" for head in heads))
     for name, row in rows.items():
-        http, memory = row["http"], row["megabytes"]["private"]
-        print(
-            f"{name:14}{row['alone']['p50_ms']:11.2f}{row['alone']['p99_ms']:9.2f}{http['p50_ms']:10.1f}"
-            f"{http['p99_ms']:9.1f}{http['requests_per_s']:8.0f}{memory:8.0f}{row['loaded_s']:8.1f}"
-        )
+        http, answer = row["http"], row["alone"]
+        cells = [answer["p50_ms"], answer["p99_ms"], *(http[key] for key in ("p50_ms", "p99_ms", "cpu_ms"))]
+        cells += [http["requests_per_s"], row["megabytes"]["private"], row["loaded_s"]]
+        print(f"{name:14}" + "".join(f"{cell:11.2f}" for cell in cells))
     report = json.dumps({"items": arguments.items, "index": cost, "answers": rows})
     print(report)
     if arguments.json:

@@ -22,8 +22,9 @@ class Changes:
         self._changes.append((version, keys))
         self._keys += len(keys)
         while self._keys > MOST_CHANGES:
-            self._known_after, forgotten = self._changes.popleft()
-            self._keys -= len(forgotten)
+            # In this order: whoever reads meanwhile must not take what is forgotten for what never was.
+            self._known_after = self._changes[0][0]
+            self._keys -= len(self._changes.popleft()[1])
 
     def after(self, version: int) -> Set[str] | None:
         """Keys that have changed since a version; None where that is no longer known."""
