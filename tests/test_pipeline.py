@@ -171,6 +171,33 @@ def test_a_worse_model_is_registered_but_not_promoted(storage: Storage, tmp_path
     assert champion.version == good.release.version
 
 
+def test_a_release_whose_index_finds_too_little_is_not_promoted(storage: Storage, tmp_path: Path) -> None:
+    log, index = write_log(tmp_path), {"from_items": 20, "cells": 6, "recall_floor": 1.0}
+    few = run(storage, log, serving={"index": {**index, "probes": 1}})
+
+    content = open_release(storage, few.release.digest).content
+    assert content["index"]["best"]["recall"] < 1.0
+    assert content["metrics"]["main"]["ndcg@10"] == few.metrics["main"]["test"]["ndcg@10"]
+    assert f"not promoted: the index finds {content['index']['best']['recall']:.4f} of the 3 best items" in few.decision
+    assert "less than serving.index.recall_floor = 1.0" in few.decision
+    assert "rayrec promote tiny/1" in few.decision
+    assert Tracker("tiny").champion() is None
+
+    index |= {"probes": 6, "codes": "float32"}
+    enough = run(storage, log, serving={"index": index})
+    assert enough.decision == "promoted: tiny/2 is the first champion"
+    skipped = {name: outcome.skipped for name, outcome in enough.stages.items()}
+    assert skipped["train"] and skipped["evaluate"] and not skipped["index"]
+    again = run(storage, log, serving={"index": index})
+    assert again.stages["index"].skipped
+
+    collect_garbage(storage, find_garbage(storage, keep=0, older_than_hours=0))
+    kept = open_release(storage, enough.release.digest)
+    assert storage.exists(kept.content["index"]["path"])
+    assert kept.indexes() is not None
+    assert not storage.exists(content["index"]["path"])
+
+
 def test_a_champion_of_other_data_is_measured_on_the_new_test_events(storage: Storage, tmp_path: Path) -> None:
     log = write_log(tmp_path)
     run(storage, log, model={"name": "popularity"})

@@ -33,7 +33,7 @@ TEMPORARY = ".tmp-"
 """How names begin that are no artifacts, not yet or never."""
 
 CUT_OFF = re.compile(rf"{re.escape(TEMPORARY)}[0-9a-f]{{12,32}}")
-ROOMS = ("datasets", "evaluations", "models", "releases", "runs", "sources", "stages", "sweeps")
+ROOMS = ("datasets", "evaluations", "indexes", "models", "releases", "runs", "sources", "stages", "sweeps")
 """The folders of a storage."""
 
 OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "abfs", "az"}

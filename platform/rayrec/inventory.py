@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from rayrec.artifacts import Json, Storage
 from rayrec.data.dataset import manifest_numbers, manifest_path, open_dataset, report_path
 from rayrec.errors import ModelError, StorageError
-from rayrec.inference.release import open_release
+from rayrec.inference.release import EXACT, open_release
 from rayrec.tracking import RegisteredRelease, Tracker, registered_names, tracking_uri, without_passwords
 
 PART_FOLDERS = ("events", "items", "users", "vocab", "transforms", "quarantine", "statistics", "reports")
@@ -88,6 +88,8 @@ def _referred(storage: Storage, releases: list[RegisteredRelease]) -> set[str]:
         pinned = release.content["dataset"]
         paths |= {release.path, *release.content["models"].values(), *release.evaluated.values()}
         paths.add(release.content["transforms"]["path"])
+        if release.content.get("index", EXACT) != EXACT:
+            paths.add(release.content["index"]["path"])
         paths.add(f"datasets/{pinned['name']}/views/{pinned['view']}")
         versions.add((pinned["name"], pinned["manifest"]))
     for name, number in versions:
@@ -108,7 +110,10 @@ def _live_records(storage: Storage, paths: set[str], versions: set[tuple[str, in
         elif "version" in output:
             needed = (output["name"], output["version"]) in versions
         else:
-            needed = paths.issuperset([*output.get("bundles", {}).values(), *filter(None, [output.get("bundle")])])
+            index = output.get("index", {}).get("path")
+            needed = paths.issuperset(
+                [*output.get("bundles", {}).values(), *filter(None, [output.get("bundle"), index])]
+            )
         if needed:
             live |= {record, *filter(None, [output.get("evaluation")]), *output.get("outcomes", [])}
     return live
@@ -121,6 +126,7 @@ def _artifacts(storage: Storage) -> Iterator[str]:
     for folder in ("releases", "evaluations", "runs"):
         yield from (f"{folder}/{name}" for name in storage.list(folder))
     yield from _bundles(storage)
+    yield from _folders(storage, "indexes")
     for name in storage.list("datasets"):
         base = f"datasets/{name}"
         yield from (manifest_path(name, number) for number in manifest_numbers(storage, name))
@@ -140,8 +146,13 @@ def _stage_records(storage: Storage) -> Iterator[str]:
 
 
 def _bundles(storage: Storage) -> Iterator[str]:
-    for name in storage.list("models"):
-        yield from (f"models/{name}/{digest}" for digest in storage.list(f"models/{name}"))
+    return _folders(storage, "models")
+
+
+def _folders(storage: Storage, kind: str) -> Iterator[str]:
+    """Artifacts that are folders, by their name and digest."""
+    for name in storage.list(kind):
+        yield from (f"{kind}/{name}/{digest}" for digest in storage.list(f"{kind}/{name}"))
 
 
 def _is_old(storage: Storage, path: str, hours: float) -> bool:

@@ -18,14 +18,16 @@ from rayrec.errors import ModelError, RecipeError
 from rayrec.evaluation.compare import fair_bundle
 from rayrec.evaluation.evaluate import Measure, evaluate
 from rayrec.evaluation.leakage import leakage_warnings
+from rayrec.evaluation.retrieval import IndexJob, index_items
 from rayrec.inference.bundle import open_bundle
+from rayrec.inference.index import MANIFEST as INDEX_MANIFEST
 from rayrec.inference.pyfunc import write_reference
-from rayrec.inference.release import open_release, publish_release
+from rayrec.inference.release import EXACT, open_release, publish_release
 from rayrec.models.base import Fitted
 from rayrec.models.popularity import PopularityConfig
 from rayrec.models.registry import model_class
 from rayrec.plots import plot_by_cutoff, plot_curve
-from rayrec.promotion import promote_if_not_worse
+from rayrec.promotion import promote_if_not_worse, recall_refusal
 from rayrec.recipe import Evaluation, ModelChoice, Recipe, Training
 from rayrec.stages import CODE, Metrics, StageOutcome, Stages, Watcher
 from rayrec.system_metrics import system_metrics
@@ -161,7 +163,8 @@ class Pipeline(Stages):
             metrics: Theirs.
             promote: Whether it may become the champion; it is the candidate in any case.
         """
-        content = self._release_content(dataset, view, trained, metrics)
+        index = self._index(dataset, view, trained.served["main"])
+        content = self._release_content(dataset, view, trained, metrics, index)
 
         def work(run: TrackedRun) -> tuple[Json, int]:
             release = publish_release(self.storage, content)
@@ -177,7 +180,9 @@ class Pipeline(Stages):
             metric = self.recipe.training.metric
             measure = self._measure(dataset, view, trained.evaluated["main"])
             decision = "the candidate; `rayrec promote` makes it the champion"
-            if promote:
+            if refusal := recall_refusal(index, registered):
+                decision = refusal
+            elif promote:
                 tested = metrics["main"]["test"][metric]
                 decision = promote_if_not_worse(self._tracker, registered, metric, tested, measure)
             for target in self._with_parent(run):
@@ -288,7 +293,27 @@ class Pipeline(Stages):
     def _release_exists(self, output: Json) -> bool:
         return any(release.version == output["version"] for release in self._tracker.releases())
 
-    def _release_content(self, dataset: Dataset, view: str, trained: Trained, metrics: Json) -> Json:
+    def _index(self, dataset: Dataset, view: str, bundle: str) -> Json | str:
+        """What a Release says of the index of the items, built where there are many; `EXACT` where there are not."""
+        settings, name = self.recipe.serving.index, self.recipe.name
+        job = IndexJob(settings, name, bundle, (dataset.name, dataset.number), view, self.storage)
+        if not job.is_wanted:
+            return EXACT
+
+        def work(run: TrackedRun) -> tuple[Json, int]:
+            about = index_items(job)
+            for target in self._with_parent(run):
+                target.metrics({f"index/{kind}_recall": about[kind]["recall"] for kind in about if kind != "path"})
+            return {"bundle": bundle, "index": about}, open_bundle(self.storage, bundle).manifest["num_items"]
+
+        inputs = {"bundle": bundle, "dataset": dataset.digest, "view": view, "settings": settings.model_dump()}
+        found: Json = self._stage("index", inputs, ("name",), self._index_exists, work).output["index"]
+        return found
+
+    def _index_exists(self, output: Json) -> bool:
+        return self.storage.exists(f"{output['index']['path']}/{INDEX_MANIFEST}")
+
+    def _release_content(self, dataset: Dataset, view: str, trained: Trained, metrics: Json, index: Json | str) -> Json:
         """What the Release pins."""
         manifest, training = dataset.manifest, self.recipe.training
         refit = {"refit": metrics["main"]["test_refit"]} if "test_refit" in metrics["main"] else {}
@@ -302,7 +327,7 @@ class Pipeline(Stages):
                 "evaluated": trained.evaluated,
             },
             "variants": {role: open_bundle(self.storage, path).runtime for role, path in trained.served.items()},
-            "index": "exact",
+            "index": index,
             "dataset": {"name": dataset.name, "manifest": dataset.number, "digest": dataset.digest, "view": view},
             "catalogue": (manifest["items"] or manifest["vocab"]["item"])["sha256"],
             "transforms": open_view(dataset, view)["transform"],

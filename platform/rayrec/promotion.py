@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from rayrec.artifacts import Storage
+from rayrec.artifacts import Json, Storage
 from rayrec.data.dataset import open_dataset
 from rayrec.data.user_features import OtherFeaturesError
 from rayrec.data.views import load_view
 from rayrec.errors import RayrecError
 from rayrec.evaluation.compare import FairBundle, fair_bundle, refit_note
 from rayrec.evaluation.evaluate import Measure, evaluate
+from rayrec.inference.index import BEST, SIMILAR
 from rayrec.inference.release import open_release
 from rayrec.tracking import RegisteredRelease, Tracker
+
+ITEMS = {BEST: "best items", SIMILAR: "most similar items"}
 
 
 def promote_if_not_worse(tracker: Tracker, new: RegisteredRelease, metric: str, mine: float, measure: Measure) -> str:
@@ -44,6 +47,28 @@ def promote_if_not_worse(tracker: Tracker, new: RegisteredRelease, metric: str, 
         return f"not promoted: {compared}. `rayrec promote {new.name}/{new.version}` does it all the same"
     tracker.promote(new.version)
     return f"promoted: {compared}"
+
+
+def recall_refusal(index: Json | str, new: RegisteredRelease) -> str | None:
+    """Why a Release is not promoted whose index finds too few of the best items; None where it finds enough.
+
+    Args:
+        index: What the Release says of its index.
+        new: The Release.
+    """
+    if isinstance(index, str):
+        return None
+    short = [kind for kind in ITEMS if kind in index and index[kind]["recall"] < index[kind]["floor"]]
+    if not short:
+        return None
+    measured = index[short[0]]
+    looked = f"{measured['probes']:,} of {measured['cells']:,} cells, codes {measured['codes']}"
+    return (
+        f"not promoted: the index finds {measured['recall']:.4f} of the {measured['k']} {ITEMS[short[0]]} ({looked}; "
+        f"{measured['queries']:,} requests), less than serving.index.recall_floor = {measured['floor']}. Leave "
+        "serving.index.probes out, set serving.index.codes to float32, or serving.index.from_items to null, which "
+        f"scores all items. `rayrec promote {new.name}/{new.version}` does it all the same"
+    )
 
 
 def _measured(champion: RegisteredRelease, metric: str, measure: Measure) -> tuple[float, str]:

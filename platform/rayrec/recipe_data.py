@@ -22,6 +22,8 @@ Column = Annotated[str | int, Field(description="A column's name, or its positio
 DURATION = re.compile(r"(\d{1,9})\s*([smhdw])")
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 EPOCH = datetime.datetime.fromtimestamp(0, datetime.UTC)
+LARGE_CATALOGUE = 100_000
+"""Items from which on scores of all of them are more than a request should wait for (docs/serving.md)."""
 
 
 def _iso(value: object) -> object:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from rayrec.recipe_data import Section
+from rayrec.recipe_data import LARGE_CATALOGUE, Section
 
 
 class Sources(Section):
@@ -55,6 +55,34 @@ class Funnel(Section):
         changing = ("diversity", "category_cap", "freshness_weight", "cold_every", "exploration")
         same = all(getattr(self, name) == type(self).model_fields[name].default for name in changing)
         return same and self.merge == "model"
+
+
+class Index(Section):
+    """How the best items are found in large catalogues, by models whose scores are inner products."""
+
+    from_items: int | None = Field(
+        LARGE_CATALOGUE,
+        ge=1,
+        description="Items from which on they are looked up in an index, approximately; below, and where it is null, "
+        "all are scored.",
+    )
+    recall_floor: float = Field(
+        0.95,
+        gt=0,
+        le=1,
+        description="Share of the best 100 items that the index must find, measured; below, a Release is not promoted.",
+    )
+    codes: Literal["int8", "float32"] = Field(
+        "int8", description="How the index holds vectors; float32 takes four times the memory, and finds a little more."
+    )
+    cells: int | None = Field(None, ge=1, description="Parts of the index; by default about 4 sqrt(items).")
+    probes: int | None = Field(
+        None, ge=1, description="Parts that a request looks through; by default the fewest that reach the floor."
+    )
+
+    def is_for(self, items: int) -> bool:
+        """Whether a catalogue of so many items is large."""
+        return self.from_items is not None and items >= self.from_items
 
 
 class Serving(Section):
@@ -106,6 +134,7 @@ class Serving(Section):
     )
 
     funnel: Funnel = Funnel()
+    index: Index = Index()
 
     @property
     def queue(self) -> int:

@@ -23,6 +23,7 @@ CODE = {
     "prepare": (*BASE, "data"),
     **dict.fromkeys(("baseline", "train", "fallback", "refit"), TRAINING),
     "evaluate": (*BASE, "metrics", *LEARNT_FROM, "data/user_groups", "inference", "evaluation"),
+    "index": (*BASE, "models", *LEARNT_FROM, "inference", *RANKING, "evaluation/retrieval"),
     "register": (*BASE, "inference", "promotion"),
 }
 """The rooms each stage runs through: a change of their code runs the stage again."""

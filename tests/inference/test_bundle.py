@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pyarrow as pa
 import pytest
 import torch
@@ -18,8 +19,9 @@ from rayrec.inference.bundle import MANIFEST, open_bundle, publish_bundle
 from rayrec.inference.export import TOLERANCE, export_onnx, measure_parity
 from rayrec.inference.inputs import Context
 from rayrec.inference.release import Release, open_release, publish_release
-from rayrec.inference.runtime import OnnxRuntime, TorchRuntime
+from rayrec.inference.runtime import OnnxRuntime, Product, TorchRuntime
 from rayrec.inference.top_k import top_k
+from rayrec.models.registry import model_class
 from rayrec.models.sasrec import SASRec, SASRecConfig
 
 Published = tuple[Storage, Release]
@@ -123,6 +125,37 @@ def test_the_same_model_gives_the_same_bundle(published: Published, small_model:
     golden = [(history, Context()) for history in (np.array([1, 2, 3]), np.array([30] * 9), np.zeros(0, np.int64))]
     again = publish_bundle(storage, "small", small_model, keys, golden, {"view": "v"}, {"best": 0.5})
     assert again == release.content["models"]["main"]
+
+
+# ---- of large catalogues
+
+
+@pytest.mark.parametrize("name", ["sasrec", "bert4rec"])
+def test_a_bundle_of_a_large_catalogue_holds_its_vectors_once(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rayrec.inference.export.LARGE_CATALOGUE", 10)
+    torch.manual_seed(0)
+    model = model_class(name)(model_class(name).Config(dim=8, blocks=1, max_length=6), 30).eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.copy_(torch.randn_like(weight))
+        model.tables()["item"].all_rows()[0] = 0.0
+    storage, keys = Storage.open(tmp_path), [f"item {row}" for row in range(1, 31)]
+    bundle = open_bundle(storage, publish_bundle(storage, "large", model, keys, [], {}, {}))
+
+    assert bundle.manifest["oldest_reader"] == 2
+    # With a bias, the vectors have a column more than the table.
+    matrix = {"sasrec": "tables/item.safetensors", "bert4rec": "items.safetensors"}[name]
+    assert bundle.manifest["variants"]["onnx"]["matrix"]["file"] == matrix
+    assert {*bundle.manifest["files"]} == {*FILES, matrix}
+    graph = onnx.load(bundle.folder / "variants" / "onnx" / "model.onnx").graph
+    assert not any(31 in initializer.dims for initializer in graph.initializer)
+    histories = [np.array([1, 2, 3]), np.zeros(0, np.int64), np.array([7] * 9)]
+    scorer, torch_scorer = bundle.scorer(), bundle.scorer("torch")
+    np.testing.assert_allclose(scorer.score(histories), torch_scorer.score(histories), rtol=1e-4, atol=1e-4)
+    assert isinstance(scorer.runtime, Product)
+    assert not isinstance(torch_scorer.runtime, Product)
 
 
 # ---- what is refused

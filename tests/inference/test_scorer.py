@@ -10,6 +10,7 @@ import pytest
 
 from rayrec.artifacts import Storage
 from rayrec.errors import DataError
+from rayrec.inference.offered import Limits, Offered
 from rayrec.inference.release import Release
 from rayrec.inference.scorer import Scorer, of_like_length
 from rayrec.inference.top_k import top_k
@@ -76,7 +77,8 @@ def test_no_request_is_answered_with_no_rows(scorer: Scorer) -> None:
 def test_similar_items_are_the_nearest_by_cosine(scorer: Scorer) -> None:
     vectors = scorer.vectors
     assert vectors is not None
-    found = scorer.similar(np.array([4]), 5, np.array([], np.int64))
+    anything = Offered.everything(30)
+    found = scorer.similar(np.array([4]), 5, Limits(anything))
     assert found is not None
     others = [row for row in range(1, 31) if row != 4]
     cosine = {
@@ -84,10 +86,10 @@ def test_similar_items_are_the_nearest_by_cosine(scorer: Scorer) -> None:
     }
     assert found[0].tolist() == sorted(others, key=lambda row: -cosine[row])[:5]
     np.testing.assert_allclose(found[1], sorted(cosine.values(), reverse=True)[:5], rtol=1e-5)
-    others = scorer.similar(np.array([4]), 5, found[0][:2])
+    others = scorer.similar(np.array([4]), 5, Limits(anything, found[0][:2]))
     assert others is not None
     assert others[0][:3].tolist() == found[0][2:].tolist()
-    both = scorer.similar(np.array([4, 9]), 30, np.array([], np.int64))
+    both = scorer.similar(np.array([4, 9]), 30, Limits(anything))
     assert both is not None
     assert not {4, 9} & {*both[0].tolist()}
     assert scorer.nearest(4, found[0], 2) == [
@@ -97,7 +99,8 @@ def test_similar_items_are_the_nearest_by_cosine(scorer: Scorer) -> None:
 
 
 def test_a_model_without_vectors_knows_no_similar_items(published: Published) -> None:
-    assert published[1].bundle("popular").scorer().similar(np.array([4]), 5, np.array([], np.int64)) is None
+    popular = published[1].bundle("popular").scorer()
+    assert popular.similar(np.array([4]), 5, Limits(Offered.everything(30))) is None
 
 
 def test_popular_items_come_first_for_everybody(published: Published) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from rayrec.errors import RecipeError
-from rayrec.models.base import Fitted, Recommender
+from rayrec.models.base import Factorized, Fitted, Recommender
 from rayrec.models.optimization import Optimization
 from rayrec.models.registry import MODELS, model_class
 
@@ -26,6 +26,30 @@ def test_every_registered_model_keeps_the_contract(name: str) -> None:
     assert model.score(torch.tensor([[0, 2], [1, 5]])[:, -model.max_length :]).shape == (2, 6)
     for table in model.tables().values():
         assert table.all_rows().shape == (table.num_rows, table.dim)
+
+
+FACTORIZED = sorted(MODELS.keys() - {"ease", "gf-cf", "item-knn", "popularity", "user-knn"})
+"""The others score each item in its own way, or all requests alike."""
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_scores_of_a_factorized_model_are_products_of_two_vectors(name: str) -> None:
+    torch.manual_seed(0)
+    model = model_class(name)(model_class(name).Config(), 7).eval()
+    assert isinstance(model, Factorized) == (name in FACTORIZED)
+    if not isinstance(model, Factorized):
+        return
+    with torch.no_grad():
+        for weight in filter(torch.is_floating_point, (*model.parameters(), *model.buffers())):
+            weight.copy_(torch.randn_like(weight))
+        for table in model.tables().values():
+            table.all_rows()[0] = 0.0
+        history = torch.tensor([[0, 0, 0], [0, 2, 7], [1, 5, 1]])[:, -model.max_length :]
+        times = torch.tensor([[0, 0, 0, 9], [0, 1, 2, 9], [1, 5, 8, 9]])[:, -history.shape[1] - 1 :]
+        asked = {"history": history, "times": times}
+        read = {name: asked[name] for name in model.reads}
+        found, expected = model.query(**read) @ model.item_matrix().T, model.score(**read)
+    torch.testing.assert_close(found[:, 1:], expected[:, 1:], rtol=1e-4, atol=1e-4 * float(expected[:, 1:].abs().max()))
 
 
 @pytest.mark.parametrize("name", ["sasrek", "", 3, None, ["sasrec"]])

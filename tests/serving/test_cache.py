@@ -12,8 +12,9 @@ import pytest
 
 from rayrec.inference.inputs import Context
 from rayrec.serving.cache import MOST_OF_A_USER, AnswerCache, Remembering
+from rayrec.serving.catalog import Items
 from rayrec.serving.queries import Answer, Query, ScoredItem, Wanted
-from rayrec.serving.state import Item, Items
+from rayrec.serving.state import Item
 
 HISTORY = np.array([1, 2])
 QUERY = Query(HISTORY, 5, 0, np.zeros(0, np.int64), Context(), at=1000, who="u")

@@ -12,21 +12,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from safetensors.numpy import load_file
 
 from rayrec import __version__
 from rayrec.artifacts import Json, Storage, open_folder, publish_folder
 from rayrec.errors import ModelError
+from rayrec.inference.index import Indexes
 from rayrec.inference.inputs import Context, Inputs, inputs
-from rayrec.inference.runtime import OnnxRuntime, Runtime, TorchRuntime
-from rayrec.inference.scorer import Scorer
+from rayrec.inference.mapped import mapped
+from rayrec.inference.runtime import OnnxRuntime, Runtime, TorchRuntime, exported_product, factorized
+from rayrec.inference.scorer import ItemKeys, Scorer
 from rayrec.inference.top_k import top_k
 
 if TYPE_CHECKING:
     from rayrec.models.base import Recommender
 
 MANIFEST = "model.json"
-SCHEMA = 1
+SCHEMA = 2
+"""1 has no graphs that give vectors of requests."""
 GOLDEN_REQUESTS = 8
 GOLDEN_ITEMS = 20
 GOLDEN_TOLERANCE = 1e-4
@@ -53,10 +55,9 @@ class Bundle:
     manifest: Json
 
     @property
-    def item_keys(self) -> list[str]:
+    def item_keys(self) -> ItemKeys:
         """The key of each item row from 1 on."""
-        keys: list[str] = pq.read_table(self.folder / "items.parquet")["key"].to_pylist()
-        return keys
+        return ItemKeys(pq.read_table(self.folder / "items.parquet")["key"].to_pylist())
 
     def model(self) -> Recommender:
         """The model in torch, with its weights."""
@@ -72,32 +73,45 @@ class Bundle:
         """What answers by default: the exported graph where there is one, ``onnx``, else ``torch``."""
         return next(iter(self.manifest["variants"]), "torch")
 
-    def scorer(self, runtime: str | None = None, threads: int = 0) -> Scorer:
+    def scorer(self, runtime: str | None = None, threads: int = 0, indexes: Indexes | None = None) -> Scorer:
         """A scorer on a runtime, ``onnx`` or ``torch``, checked against the golden answers.
 
         Args:
             runtime: By default the bundle's own choice.
             threads: Threads of one pass; 0 takes all cores.
+            indexes: Of the items, where the best are to be looked up. Where the graph gives scores of all items, which
+                are of no use then, torch computes the vectors of requests.
 
         Raises:
             ModelError: It does not give the answers it gave when it was published.
         """
-        chosen: Runtime
         runtime = runtime or self.runtime
-        if runtime == "torch":
-            chosen = TorchRuntime(self.model(), threads)
-        elif runtime not in self.manifest["variants"]:
+        if runtime not in ("torch", *self.manifest["variants"]):
             known = ", ".join(["torch", *self.manifest["variants"]])
             raise ModelError(f"{self.path} has no variant '{runtime}'. It has: {known}.")
-        else:
-            chosen = OnnxRuntime(self.folder / "variants" / runtime / "model.onnx", threads)
-        tables = self.folder / "tables" / "item.safetensors"
-        vectors = load_file(tables)["weight"] if tables.exists() else None
+        table = self.folder / "tables" / "item.safetensors"
         scorer = Scorer(
-            self.manifest["kind"], chosen, self.item_keys, self.manifest["max_length"], vectors, self.widths
+            self.manifest["kind"],
+            self._computing(runtime, threads, factors=indexes is not None),
+            self.item_keys,
+            self.manifest["max_length"],
+            mapped(table, "weight") if table.exists() else None,
+            self.widths,
+            None if indexes is None else indexes.best,
+            None if indexes is None else indexes.similar,
         )
         self.check(scorer)
         return scorer
+
+    def _computing(self, runtime: str, threads: int, factors: bool) -> Runtime:
+        """What computes scores, where so wanted as a `Product`."""
+        variant = self.manifest["variants"].get(runtime, {})
+        graph = self.folder / "variants" / runtime / "model.onnx"
+        if variant.get("output") == "query":
+            return exported_product(self.folder, graph, variant, threads)
+        if factors:
+            return factorized(self.model(), threads)
+        return TorchRuntime(self.model(), threads) if runtime == "torch" else OnnxRuntime(graph, threads)
 
     @property
     def widths(self) -> dict[str, int]:
@@ -186,28 +200,18 @@ def publish_bundle(
         folder = Path(temporary)
         save_weights(model, folder, model.transient)
         pq.write_table(pa.table({"key": pa.array(item_keys, pa.string())}), folder / "items.parquet")
-        runtime: Runtime
+        runtime: Runtime = TorchRuntime(model)
         variants = {}
         if model.exports:
-            graph = folder / "variants" / "onnx" / "model.onnx"
-            variants["onnx"] = _export(model, graph, requests)
-            runtime = OnnxRuntime(graph)
-        else:
-            runtime = TorchRuntime(model)
+            from rayrec.inference.export import export_variant
+
+            runtime, variants["onnx"] = export_variant(model, folder, _asked(requests, model))
         _write_golden(folder / "golden.arrow", runtime, requests, model)
         (folder / "metrics.json").write_text(json.dumps(metrics, indent=1), encoding="utf-8")
         manifest = _manifest(model, lineage) | {"variants": variants}
+        if all("output" not in variant for variant in variants.values()):
+            manifest |= {"oldest_reader": 1}
         return publish_folder(storage, f"models/{name}", folder, manifest, MANIFEST)
-
-
-def _export(model: Recommender, graph: Path, requests: Sequence[Request]) -> Json:
-    """Write the ONNX graph, measured against torch. Returns what the manifest says of it."""
-    from rayrec.inference.export import export_onnx, measure_parity
-
-    graph.parent.mkdir(parents=True)
-    export_onnx(model, graph)
-    parity = measure_parity(model, graph, _asked(requests, model))
-    return {"runtime": "onnxruntime", "parity": parity, "bytes": graph.stat().st_size}
 
 
 def save_weights(model: Recommender, folder: Path, without: Sequence[str] = ()) -> None:

@@ -8,8 +8,11 @@ from functools import cached_property
 from rayrec.artifacts import Json, Storage, canonical, short_digest
 from rayrec.errors import ModelError, StorageError
 from rayrec.inference.bundle import Bundle, open_bundle
+from rayrec.inference.index import Indexes, open_indexes
 
 SCHEMA = 1
+EXACT = "exact"
+"""In place of an index: all items are scored."""
 
 
 @dataclass(frozen=True)
@@ -19,7 +22,8 @@ class Release:
     Attributes:
         storage: Where it and its parts live.
         content: What it pins: ``models`` by role (``main`` and ``popular``) and their ``variants``, the ``dataset``
-            with its catalogue and transforms, the funnel's policy, the test metrics; ``served``: the folds that
+            with its catalogue and transforms, the ``index`` of the items with what was measured of it, or `EXACT`, the
+            funnel's policy, the test metrics; ``served``: the folds that
             ``models`` learnt from, and the bundles by role that were ``evaluated``.
     """
 
@@ -51,6 +55,15 @@ class Release:
         """The bundles by role that the test metrics are of: not what is served, where that was trained again."""
         bundles: dict[str, str] = self.content.get("served", {}).get("evaluated", self.content["models"])
         return bundles
+
+    def indexes(self) -> Indexes | None:
+        """The indexes of the model's items, checked; None where all items are scored.
+
+        Raises:
+            ModelError: They are damaged or gone.
+        """
+        pinned = self.content.get("index", EXACT)
+        return None if pinned == EXACT else open_indexes(self.storage, pinned["path"])
 
     def bundle(self, role: str = "main") -> Bundle:
         """The model in a role, checked.

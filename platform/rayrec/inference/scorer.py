@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 
 from rayrec.inference.inputs import Context, inputs
-from rayrec.inference.runtime import Runtime
+from rayrec.inference.offered import Limits
+from rayrec.inference.runtime import Everybody, Product, Runtime
+from rayrec.inference.scores import DenseScores, FoundScores, Order, Scores, Source, best_of
 from rayrec.inference.top_k import top_k
+
+
+class ItemKeys(list[str]):
+    """The key of each item row from 1 on."""
+
+    @cached_property
+    def rows(self) -> Mapping[str, int]:
+        """The row of each key."""
+        return {key: row for row, key in enumerate(self, start=1)}
 
 
 @dataclass(frozen=True)
@@ -24,19 +35,23 @@ class Scorer:
         max_length: How many of the latest events are read.
         vectors: ``[V + 1, D]`` float32 item vectors, or None where the model has none.
         widths: How many features are read of the ``user``, of the ``context``; see `Recommender.widths`.
+        source: Where the best items are looked up, and then ``runtime`` is a `Product`; None where all are scored.
+        alike: Where those with the nearest directions are looked up; likewise.
     """
 
     kind: str
     runtime: Runtime
-    item_keys: Sequence[str]
+    item_keys: ItemKeys
     max_length: int
     vectors: np.ndarray | None = None
     widths: Mapping[str, int] = field(default_factory=dict)
+    source: Source | None = None
+    alike: Source | None = None
 
-    @cached_property
+    @property
     def rows(self) -> Mapping[str, int]:
         """The row of each item key."""
-        return {key: row for row, key in enumerate(self.item_keys, start=1)}
+        return self.item_keys.rows
 
     def rows_of(self, keys: Sequence[str]) -> np.ndarray:
         """Rows of the keys the model knows, in order: ``[n]`` int64. Unknown keys are left out."""
@@ -62,21 +77,41 @@ class Scorer:
         Returns:
             ``[B, V + 1]`` float32 with minus infinity for padding, or ``[B, C]`` for candidates.
         """
-        scores = self._scores(histories, contexts)
+        scores = self._computed(self.runtime, histories, contexts)
         scores[:, 0] = -np.inf
         return scores if candidates is None else np.take_along_axis(scores, np.stack(candidates), axis=1)
 
-    def _scores(self, histories: Sequence[np.ndarray], contexts: Sequence[Context] | None) -> np.ndarray:
-        """Scores of one pass, or of several of like lengths."""
-        parts = of_like_length([min(len(history), self.max_length) for history in histories], self.runtime.alike)
+    def scores(
+        self, histories: Sequence[np.ndarray], contexts: Sequence[Context] | None, limits: Sequence[Limits]
+    ) -> Scores:
+        """Scores of items, each request within its limits; histories and contexts as for `score`."""
+        if self.source is None or not isinstance(self.runtime, Product):
+            return DenseScores(self._computed(self.runtime, histories, contexts), limits)
+        queries = self._computed(self.runtime.queries, histories, contexts)
+        return FoundScores(queries, self.runtime.matrix, self.source, limits)
+
+    def ordered(self) -> Scorer:
+        """The same of a model that answers everybody alike: its best items are looked up in their one order."""
+        scores = self.score([np.zeros(0, np.int64)])[0]
+        scores[0] = 0
+        return replace(self, runtime=Product(Everybody(), scores[:, None]), source=Order(scores))
+
+    def _computed(
+        self, runtime: Runtime, histories: Sequence[np.ndarray], contexts: Sequence[Context] | None
+    ) -> np.ndarray:
+        """What a runtime gives in one pass, or in several of like lengths."""
+        parts = of_like_length([min(len(history), self.max_length) for history in histories], runtime.alike)
         if len(parts) == 1:
-            return self.runtime(inputs(histories, contexts, self.max_length, self.widths)).copy()
-        scores = np.empty((len(histories), len(self.item_keys) + 1), np.float32)
+            return runtime(inputs(histories, contexts, self.max_length, self.widths)).copy()
+        passes = []
         for part in parts:
             known = None if contexts is None else [contexts[place] for place in part]
             together = [histories[place] for place in part]
-            scores[part] = self.runtime(inputs(together, known, self.max_length, self.widths))
-        return scores
+            passes.append(runtime(inputs(together, known, self.max_length, self.widths)))
+        found = np.empty((len(histories), passes[0].shape[1]), np.float32)
+        for part, rows in zip(parts, passes, strict=True):
+            found[part] = rows
+        return found
 
     def top(
         self,
@@ -92,52 +127,62 @@ class Scorer:
         Returns:
             Item rows ``[B, k]`` int64 and scores ``[B, k]`` float32; row 0 where fewer are left.
         """
-        return top_k(self.masked(histories, exclude or [], contexts), k)
-
-    def masked(
-        self, histories: Sequence[np.ndarray], exclude: Sequence[np.ndarray], contexts: Sequence[Context] | None = None
-    ) -> np.ndarray:
-        """Scores as of `score`, ``[B, V + 1]``, with minus infinity for the item rows in ``exclude``."""
         scores = self.score(histories, contexts)
-        for row, rows in zip(scores, exclude, strict=False):
+        for row, rows in zip(scores, exclude or [], strict=False):
             row[rows] = -np.inf
-        return scores
+        return top_k(scores, k)
 
-    def similar(self, rows: np.ndarray, k: int, excluded: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+    def similar(self, rows: np.ndarray, k: int, limits: Limits) -> tuple[np.ndarray, np.ndarray] | None:
         """The ``k`` items nearest to some items by their mean cosine: rows ``[k]`` and cosines ``[k]``.
 
         Args:
             rows: ``[m]`` int64 item rows, at least one; they are passed over themselves.
             k: How many.
-            excluded: ``[n]`` int64 item rows that are passed over too.
+            limits: Which others may be given.
 
         Returns:
             None of a model without item vectors.
         """
         if self.vectors is None:
             return None
-        similarities = self.directions @ self.directions[rows].mean(axis=0)
-        for gone in ([0], rows, excluded):
-            similarities[gone] = -np.inf
-        found, values = top_k(similarities[None, :], k)
-        return found[0], values[0]
+        vectors, lengths, alike = self.vectors, self.lengths, self.alike
+        mean, others = self.directions(rows).mean(axis=0), Limits(limits.within, np.concatenate([limits.but, rows]))
+
+        # Not products of directions: with many items, a second matrix of that size.
+        def cosines(rows: np.ndarray | slice) -> np.ndarray:
+            found: np.ndarray = (vectors[rows] @ mean) / lengths[rows]
+            return found
+
+        if alike is not None:
+            return best_of(cosines, lambda count: alike.candidates(mean, count, limits.within), k, others)
+        best, values = DenseScores(cosines(slice(None))[None], [others]).best(k)
+        return best[0], values[0]
 
     def nearest(self, row: int, among: np.ndarray, k: int) -> list[tuple[int, float]]:
         """The ``k`` of some items that are nearest to an item, with their cosines; none of a model without vectors."""
         if self.vectors is None:
             return []
         among = np.unique(among)
-        cosines = self.directions[among] @ self.directions[row]
+        cosines = self.directions(among) @ self.directions(np.array([row]))[0]
         best = np.argsort(-cosines, kind="stable")[:k]
         return [(int(among[place]), float(cosines[place])) for place in best]
 
+    def directions(self, rows: np.ndarray) -> np.ndarray:
+        """Vectors of length 1 of some items: ``[...]`` int64 to ``[..., D]`` float32."""
+        vectors = self._vectors[rows]
+        vectors /= self.lengths[rows][..., None]
+        return vectors
+
     @cached_property
-    def directions(self) -> np.ndarray:
-        """Item vectors of length 1: ``[V + 1, D]`` float32."""
+    def lengths(self) -> np.ndarray:
+        """Of the item vectors, and not quite 0: ``[V + 1]`` float32."""
+        return np.maximum(np.sqrt(np.einsum("vd,vd->v", self._vectors, self._vectors)), 1e-12, dtype=np.float32)
+
+    @property
+    def _vectors(self) -> np.ndarray:
         if self.vectors is None:
             raise ValueError("this model has no item vectors")
-        lengths = np.linalg.norm(self.vectors, axis=1, keepdims=True)
-        return np.asarray(self.vectors / np.maximum(lengths, 1e-12), dtype=np.float32)
+        return self.vectors
 
 
 def of_like_length(lengths: Sequence[int], share: float) -> list[np.ndarray]:

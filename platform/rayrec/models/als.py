@@ -98,9 +98,17 @@ class ALS(Recommender):
 
     def score(self, history: Tensor) -> Tensor:
         """``[B, L]`` int64 to ``[B, num_items + 1]`` float32; zeros where the history is empty."""
+        return self.query(history) @ self.item.all_rows().T
+
+    def query(self, history: Tensor) -> Tensor:
+        """See `Factorized`: p."""
         had = (self.item.lookup(distinct(history)) @ self.whitening).double()  # Z_H, [B, L, D]
         found = self._solve(had.transpose(1, 2) @ had, self.config.alpha * had.sum(1))
-        return (found.float() @ self.whitening.T) @ self.item.all_rows().T
+        return found.float() @ self.whitening.T
+
+    def item_matrix(self) -> Tensor:
+        """See `Factorized`: Y."""
+        return self.item.all_rows()
 
     def _solve(self, gram: Tensor, right: Tensor) -> Tensor:
         """Conjugate gradients for ``(I + (alpha - 1) gram) q = right``.

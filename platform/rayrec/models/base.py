@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from rayrec.models.embedding import EmbeddingTable
 from rayrec.models.interactions import Each, Interactions
@@ -105,6 +106,34 @@ def distinct(history: Tensor) -> Tensor:
     ordered = history.sort(1).values
     repeated = torch.cat([torch.zeros_like(ordered[:, :1], dtype=torch.bool), ordered[:, 1:] == ordered[:, :-1]], 1)
     return ordered.masked_fill(repeated, 0)
+
+
+@runtime_checkable
+class Factorized(Protocol):
+    """A model whose scores are inner products, ``score(...) == query(...) @ item_matrix().T``.
+
+    So the best items of a request can be looked up in an index of the item vectors, without a score for every item.
+    """
+
+    def query(self, history: Tensor) -> Tensor:
+        """The vectors of requests, with all that scores are scaled by.
+
+        Args:
+            history: ``[B, L]`` int64, as for `Recommender.score`; what else that takes is taken here too.
+
+        Returns:
+            ``[B, D]`` float32; ``D`` may be larger than the tables' ``dim``.
+        """
+
+    def item_matrix(self) -> Tensor:
+        """``[num_items + 1, D]`` float32, the vectors that queries are multiplied by; row 0 means nothing."""
+
+
+def with_column(vectors: Tensor, column: Tensor | float) -> Tensor:
+    """``[N, D]`` to ``[N, D + 1]``: a bias of each item as one more column, or the 1 of each query that it meets."""
+    if isinstance(column, float):
+        return functional.pad(vectors, (0, 1), value=column)
+    return torch.cat([vectors, column.unsqueeze(1)], 1)
 
 
 @runtime_checkable

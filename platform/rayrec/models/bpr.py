@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rayrec.models.base import WHOLE_HISTORY, Recommender, distinct
+from rayrec.models.base import WHOLE_HISTORY, Recommender, distinct, with_column
 from rayrec.models.checks import require
 from rayrec.models.embedding import EmbeddingTable, ReplicatedTable
 
@@ -100,10 +100,21 @@ class BPR(Recommender):
 
     def score(self, history: Tensor) -> Tensor:
         """``[B, L]`` int64 to ``[B, num_items + 1]`` float32; the biases where the history is empty."""
+        return self._users(history) @ self.item.all_rows().T + self.bias
+
+    def query(self, history: Tensor) -> Tensor:
+        """See `Factorized`."""
+        return with_column(self._users(history), 1.0)
+
+    def item_matrix(self) -> Tensor:
+        """See `Factorized`."""
+        return with_column(self.item.all_rows(), self.bias)
+
+    def _users(self, history: Tensor) -> Tensor:
+        """``[B, L]`` int64 to ``[B, D]``."""
         window = distinct(history)
         sizes = (window != 0).sum(1, keepdim=True).clamp_min(1)
-        users = self.had.lookup(window).sum(1) / sizes**self.config.alpha
-        return users @ self.item.all_rows().T + self.bias
+        return self.had.lookup(window).sum(1) / sizes**self.config.alpha
 
 
 def contains(windows: Tensor, num_items: int, of: Tensor, items: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from rayrec.errors import DataError
-from rayrec.models.base import WHOLE_HISTORY, Recommender
+from rayrec.models.base import WHOLE_HISTORY, Recommender, with_column
 from rayrec.models.checks import require
 from rayrec.models.embedding import EmbeddingTable, ReplicatedTable
 from rayrec.models.interactions import Each, Interactions, SparseRows
@@ -113,6 +113,15 @@ class Content(Recommender):
         similarity = profile @ self.item.all_rows().T
         # Who has no profile is as near to one item as to another.
         return torch.where((history != 0).any(1, keepdim=True), similarity, 1.0) * self.prior
+
+    def query(self, history: Tensor) -> Tensor:
+        """See `Factorized`."""
+        profile = functional.normalize(self.item.lookup(history).sum(1), dim=1)
+        return with_column(profile, (history == 0).all(1).to(profile.dtype))
+
+    def item_matrix(self) -> Tensor:
+        """See `Factorized`."""
+        return with_column(self.item.all_rows(), 1.0) * self.prior.unsqueeze(1)
 
 
 def item_vectors(features: SparseRows, dim: int, seed: int) -> Tensor:

@@ -81,6 +81,14 @@ class Ensemble(Recommender):
         """The mean of the members' scores; see `SequenceModel.score`."""
         return torch.stack([model.score(history, times) for model in self.models]).mean(0)
 
+    def query(self, history: Tensor, times: Tensor | None = None) -> Tensor:
+        """See `Factorized`: the members' end to end."""
+        return torch.cat([model.query(history, times) / len(self.members) for model in self.models], 1)
+
+    def item_matrix(self) -> Tensor:
+        """See `Factorized`."""
+        return torch.cat([model.item_matrix() for model in self.models], 1)
+
 
 @dataclass(frozen=True)
 class HSTUEnsembleConfig(HSTUConfig):

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from rayrec.models.base import WHOLE_HISTORY, Recommender
+from rayrec.models.base import WHOLE_HISTORY, Recommender, with_column
 from rayrec.models.checks import require
 from rayrec.models.embedding import EmbeddingTable, ReplicatedTable
 from rayrec.models.interactions import Interactions
@@ -122,9 +122,21 @@ class Item2Vec(Recommender):
 
     def score(self, history: Tensor) -> Tensor:
         """``[B, L]`` int64 to ``[B, num_items + 1]`` float32; the prior where the history is empty."""
+        return self._mean(history) @ self.context.all_rows().T + self.prior
+
+    def query(self, history: Tensor) -> Tensor:
+        """See `Factorized`."""
+        return with_column(self._mean(history), 1.0)
+
+    def item_matrix(self) -> Tensor:
+        """See `Factorized`."""
+        return with_column(self.context.all_rows(), self.prior)
+
+    def _mean(self, history: Tensor) -> Tensor:
+        """Of the vectors of the latest events: ``[B, L]`` int64 to ``[B, D]``."""
         recent = history[:, -self.config.recent :]
         events = (recent != 0).sum(1, keepdim=True).clamp_min(1)
-        return (self.item.lookup(recent).sum(1) / events) @ self.context.all_rows().T + self.prior
+        return self.item.lookup(recent).sum(1) / events
 
 
 def context_mask(window: Tensor, reach: int) -> Tensor:

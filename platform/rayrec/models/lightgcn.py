@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from rayrec.models.base import Recommender, distinct
+from rayrec.models.base import Recommender, distinct, with_column
 from rayrec.models.checks import require
 from rayrec.models.embedding import EmbeddingTable, ReplicatedTable
 from rayrec.models.interactions import Interactions
@@ -124,10 +124,21 @@ class LightGCN(Recommender):
 
     def score(self, history: Tensor) -> Tensor:
         """``[B, L]`` int64 to ``[B, num_items + 1]`` float32: cosines, and the items' popularity."""
+        return self._users(history) @ self.item.all_rows().T + self.prior
+
+    def query(self, history: Tensor) -> Tensor:
+        """See `Factorized`."""
+        return with_column(self._users(history), 1.0)
+
+    def item_matrix(self) -> Tensor:
+        """See `Factorized`."""
+        return with_column(self.item.all_rows(), self.prior)
+
+    def _users(self, history: Tensor) -> Tensor:
+        """``[B, L]`` int64 to ``[B, D]``, of length 1."""
         once = distinct(history)
         length = (once != 0).sum(dim=1, keepdim=True).clamp(min=1)
-        users = self.profile.lookup(once).sum(dim=1) / length.sqrt()  # [B, D]
-        return functional.normalize(users, dim=1) @ self.item.all_rows().T + self.prior
+        return functional.normalize(self.profile.lookup(once).sum(dim=1) / length.sqrt(), dim=1)
 
     def _graph(self) -> Graph:
         if self.graph is None:

@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from rayrec.models.base import Recommender
+from rayrec.models.base import Recommender, with_column
 from rayrec.models.embedding import EmbeddingTable
 
 
@@ -101,9 +101,23 @@ class SequenceModel(Recommender):
 
     def score(self, history: Tensor, times: Tensor | None = None) -> Tensor:
         """``[B, L]`` int64 (and times, see `latest`) to ``[B, num_items + 1]`` float32."""
-        scale = 1.0 / math.sqrt(self.item.dim)
-        scores = (self.latest(history, times) * scale) @ self.outputs.all_rows().T
-        return scores if self.bias is None else scores + self.bias * scale
+        scores = (self.latest(history, times) * self.scale) @ self.outputs.all_rows().T
+        return scores if self.bias is None else scores + self.bias * self.scale
+
+    @property
+    def scale(self) -> float:
+        """What products are multiplied by."""
+        return 1.0 / math.sqrt(self.item.dim)
+
+    def query(self, history: Tensor, times: Tensor | None = None) -> Tensor:
+        """See `Factorized`."""
+        scaled = self.latest(history, times) * self.scale
+        return scaled if self.bias is None else with_column(scaled, self.scale)
+
+    def item_matrix(self) -> Tensor:
+        """See `Factorized`."""
+        vectors = self.outputs.all_rows()
+        return vectors if self.bias is None else with_column(vectors, self.bias)
 
 
 def until_the_end(history: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from rayrec.models.base import Recommender, had
+from rayrec.models.base import Recommender, distinct, had
 from rayrec.models.checks import require
 from rayrec.models.embedding import EmbeddingTable, ReplicatedTable
 from rayrec.models.interactions import Each, Interactions
@@ -82,6 +82,14 @@ class SVD(Recommender):
         """``[B, L]`` int64 to ``[B, num_items + 1]`` float32."""
         vectors = self.item.all_rows()
         return had(history, self.num_items) @ vectors @ vectors.T
+
+    def query(self, history: Tensor) -> Tensor:
+        """See `Factorized`."""
+        return self.item.lookup(distinct(history)).sum(1)
+
+    def item_matrix(self) -> Tensor:
+        """See `Factorized`."""
+        return self.item.all_rows()
 
 
 def right_singular_vectors(graph: Bipartite, rank: int, seed: int) -> Tensor:

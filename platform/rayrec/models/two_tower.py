@@ -168,7 +168,13 @@ class TwoTower(SequenceModel):
         self, history: Tensor, times: Tensor | None = None, user: Tensor | None = None, context: Tensor | None = None
     ) -> Tensor:
         """``[B, L]`` int64 (and features, see `latest`) to ``[B, num_items + 1]`` float32."""
-        return self.latest(history, times, user, context) @ self.item.all_rows().T * self.item.dim**-0.5
+        return self.latest(history, times, user, context) @ self.item.all_rows().T * self.scale
+
+    def query(
+        self, history: Tensor, times: Tensor | None = None, user: Tensor | None = None, context: Tensor | None = None
+    ) -> Tensor:
+        """See `Factorized`; features as for `latest`."""
+        return self.latest(history, times, user, context) * self.scale
 
     def _state(self, means: Tensor, user: Tensor | None, context: Tensor | None) -> Tensor:
         """Means ``[..., 2 D]`` and features to states ``[..., D]``: one layer over all of them side by side."""

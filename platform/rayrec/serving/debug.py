@@ -18,15 +18,15 @@ def account(engine: Engine, query: Query, wanted: Wanted, seconds: Mapping[str, 
     known = len(query.history) > 0
     scorer = engine.scorer if known else engine.popular
     latest = [engine.scorer.item_keys[row - 1] for row in query.history[: -LATEST - 1 : -1]]
-    not_offered = engine.rows_outside(ANYTHING, known)
+    offered = engine.limits(ANYTHING, known).within
     within = Wanted(wanted.categories, wanted.labels)
     return {
         "model": scorer.kind,
         "history": {"events": len(query.history), "latest": latest},
         "left_out": {
             "had": len(np.unique(query.history)) if engine.exclude_seen else 0,
-            "not_offered": len(not_offered),
-            "outside": len(np.setdiff1d(engine.rows_outside(within, known), not_offered)),
+            "not_offered": len(scorer.item_keys) - offered.count,
+            "outside": offered.count - engine.limits(within, known).within.count,
             "excluded": len(scorer.rows_of(wanted.exclude)),
         },
         "milliseconds": {name: 1000 * value for name, value in seconds.items()},

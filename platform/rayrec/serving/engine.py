@@ -18,15 +18,18 @@ from rayrec.data.user_features import check_features, everyones_features
 from rayrec.errors import RayrecError
 from rayrec.inference.bundle import Bundle
 from rayrec.inference.inputs import Context
+from rayrec.inference.offered import NO_ROWS, Limits
 from rayrec.inference.release import Release, open_release
 from rayrec.inference.scorer import Scorer
+from rayrec.inference.scores import Scores
 from rayrec.recipe_serving import Serving
+from rayrec.serving.catalog import Items
 from rayrec.serving.features import RequestFeatures, Said, moment
 from rayrec.serving.funnel.funnel import Funnel, Keys
 from rayrec.serving.outside import Outside
 from rayrec.serving.queries import ANYTHING, LATEST, MODEL, POPULAR, Answer, Query, Ranked, ScoredItem, Wanted
 from rayrec.serving.stages import stage
-from rayrec.serving.state import Catalog, DatasetHistories, History, HistoryStore, Item, Items
+from rayrec.serving.state import Catalog, DatasetHistories, History, HistoryStore, Item
 
 POPULARITY = "popularity"
 """The kind of model that knows nothing of what goes with an item."""
@@ -79,8 +82,8 @@ class Engine:
         self.features = features
         self.exclude_seen = bool(release.content["funnel"]["exclude_seen"])
         policy = Serving(**release.content["serving"]).funnel
-        made = Funnel(policy, scorer, popular, catalog, trending, release.content["name"])
-        self._funnel = None if policy.is_plain else made
+        made = (policy, scorer, popular, catalog, trending, release.content["name"])
+        self._funnel = None if policy.is_plain else Funnel(*made)
         self._outside = Outside(catalog)
         self._golden = golden
 
@@ -110,17 +113,24 @@ class Engine:
         release = open_release(storage, digest)
         content = release.content
         bundle, view = release.bundle("main"), content["dataset"]["view"]
-        scorer = bundle.scorer(content["variants"]["main"], threads)
+        scorer = bundle.scorer(content["variants"]["main"], threads, release.indexes())
         fallback = release.bundle(POPULAR)
         popular = fallback.scorer(content["variants"][POPULAR], threads)
+        if popular.item_keys == scorer.item_keys:
+            # Then what is kept of all items is kept once.
+            popular = replace(popular, item_keys=scorer.item_keys)
+        large = Serving(**content["serving"]).index.is_for
+        scorer, popular = (
+            found.ordered() if found.kind == POPULARITY and large(len(found.item_keys)) else found
+            for found in (scorer, popular)
+        )
         dataset = open_dataset(storage, content["dataset"]["name"], content["dataset"]["manifest"])
         check_features(bundle.manifest, bundle.path, dataset, view)
         features = RequestFeatures.of(dataset, view, scorer.widths)
         histories = known(release, scorer) if known else histories_of(release)
         golden = [(bundle, scorer), (fallback, popular)]
         engine = cls(release, scorer, popular, histories, catalog or Items.of(dataset), features, trending, golden)
-        engine.fallback(engine.session_query([], 10, 0))
-        engine.answer([engine.session_query([], 10, 0)])
+        engine.warm()
         return engine
 
     def check(self) -> None:
@@ -131,6 +141,14 @@ class Engine:
         """
         for bundle, scorer in self._golden:
             bundle.check(scorer)
+
+    def warm(self) -> None:
+        """Answer, so that whoever asks first does not wait for what is worked out from the whole catalogue."""
+        # Who has a history is answered by other parts than who has none.
+        queries = [self.session_query(known, 10, 0) for known in ([], self.scorer.item_keys[:1])]
+        self.answer(queries)
+        for query in queries:
+            self.fallback(query)
 
     def user_query(
         self, user: str, count: int, offset: int, context: Said = NOTHING, wanted: Wanted = ANYTHING
@@ -184,7 +202,7 @@ class Engine:
             rows,
             count,
             offset,
-            exclude=np.concatenate([seen, self.rows_outside(wanted, len(rows) > 0)]),
+            self.limits(wanted, len(rows) > 0, seen),
             context=Context(_until(history.times, at), history.features),
             user=self.features.read("user", user, at),
             moment=self.features.read("context", context, at),
@@ -193,9 +211,17 @@ class Engine:
             wanted=wanted,
         )
 
-    def rows_outside(self, wanted: Wanted, known: bool) -> np.ndarray:
-        """Item rows that must not be recommended, by the scorer that answers who has a history, or who has none."""
-        return self._outside.rows(self.scorer if known else self.popular, wanted)
+    def limits(self, wanted: Wanted, known: bool, but: np.ndarray = NO_ROWS) -> Limits:
+        """Which items may be recommended, by the rows of the scorer that answers who has a history, or who has none.
+
+        Args:
+            wanted: What is asked for.
+            known: Whether there is a history.
+            but: ``[n]`` int64 rows that may not.
+        """
+        scorer = self.scorer if known else self.popular
+        excluded = np.concatenate([but, scorer.rows_of(wanted.exclude)]) if wanted.exclude else but
+        return Limits(self._outside.offered(scorer, wanted), excluded)
 
     def answer(self, queries: Sequence[Query]) -> list[Answer]:
         """Answer several requests in one pass of each model."""
@@ -204,8 +230,8 @@ class Engine:
     def fallback(self, query: Query) -> Answer:
         """Popular items, marked, without asking a model: for a request that cannot wait, or whose model fails."""
         known = len(query.history) > 0
-        rows = self._most_popular[known]
-        chosen = rows[~np.isin(rows, query.exclude)][query.offset : query.offset + query.count]
+        rows = query.limits.among(self._most_popular[known])
+        chosen = rows[query.offset : query.offset + query.count]
         scorer = self.scorer if known else self.popular
         found = self._answer(Ranked.by_rows(POPULAR, scorer, chosen, np.zeros(len(chosen), np.float32)))
         return replace(found, degraded=True)
@@ -232,21 +258,22 @@ class Engine:
 
     def _ranked(self, source: str, funnel: Funnel | None, queries: Sequence[Query]) -> list[Ranked]:
         scorer = self.scorer if source == MODEL else self.popular
-        histories, excluded = [query.history for query in queries], [query.exclude for query in queries]
-        contexts = self._contexts(queries)
         if funnel is not None:
             with stage("score"):
-                masked = scorer.masked(histories, excluded, contexts)
+                found = self._scores(scorer, queries)
             with stage("arrange"):
-                return funnel.ranked(source, masked, queries)
-        depth = max(query.offset + query.count for query in queries)
+                return funnel.ranked(source, found, queries)
         with stage("score"):
-            rows, scores = scorer.top(histories, depth, excluded, contexts)
+            rows, scores = self._scores(scorer, queries).best(max(query.offset + query.count for query in queries))
         asked = [slice(query.offset, query.offset + query.count) for query in queries]
         return [
-            Ranked.by_rows(source, scorer, found[part], values[part])
-            for found, values, part in zip(rows, scores, asked, strict=True)
+            Ranked.by_rows(source, scorer, mine[part], values[part])
+            for mine, values, part in zip(rows, scores, asked, strict=True)
         ]
+
+    def _scores(self, scorer: Scorer, queries: Sequence[Query]) -> Scores:
+        histories, limits = [query.history for query in queries], [query.limits for query in queries]
+        return scorer.scores(histories, self._contexts(queries), limits)
 
     def _contexts(self, queries: Sequence[Query]) -> list[Context]:
         """What is known of each request besides its history, encoded."""
@@ -259,11 +286,10 @@ class Engine:
 
     def latest(self, count: int, offset: int, wanted: Wanted) -> Answer:
         """The newest items, with when they came, in seconds since the epoch, as scores."""
-        within = self.catalog.within(wanted.categories, wanted.labels)
         found = (
             item
             for item in self.catalog.newest()
-            if item.item not in wanted.exclude and (within is None or item.item in within)
+            if item.item not in wanted.exclude and item.is_within(wanted.categories, wanted.labels)
         )
         chosen = islice(found, offset, offset + count)
         return Answer([ScoredItem(item, (item.timestamp or 0) / 1000) for item in chosen], LATEST)
@@ -279,16 +305,16 @@ class Engine:
         rows = self.scorer.rows_of(keys)
         if len(rows) and self.scorer.kind != POPULARITY:
             return self._answer(Ranked.by_rows(MODEL, self.scorer, *self._nearest(rows, count, wanted)))
-        exclude = np.concatenate([self.popular.rows_of(keys), self.rows_outside(wanted, False)])
-        return self.answer([Query(exclude[:0], count, 0, exclude, Context())])[0]
+        limits = self.limits(wanted, False, self.popular.rows_of(keys))
+        return self.answer([Query(NO_ROWS, count, 0, limits, Context())])[0]
 
     def _nearest(self, rows: np.ndarray, count: int, wanted: Wanted) -> tuple[np.ndarray, np.ndarray]:
         """Items nearest by their vectors; of a model without any, what it recommends to who had just these."""
-        outside = self.rows_outside(wanted, True)
-        found = self.scorer.similar(rows, count, outside)
+        limits = self.limits(wanted, True, rows)
+        found = self.scorer.similar(rows, count, limits)
         if found is not None:
             return found
-        best, scores = self.scorer.top([rows], count, [np.concatenate([outside, rows])])
+        best, scores = self.scorer.scores([rows], None, [limits]).best(count)
         return best[0], scores[0]
 
     def because(self, query: Query, key: str) -> list[ScoredItem]:
@@ -296,7 +322,7 @@ class Engine:
         row = self.scorer.rows.get(key)
         if row is None or not len(query.history):
             return []
-        offered = np.setdiff1d(query.history[-MOST_EXPLAINING:], self.rows_outside(ANYTHING, True))
+        offered = self.limits(ANYTHING, True).among(np.unique(query.history[-MOST_EXPLAINING:]))
         near = self.scorer.nearest(row, offered, EXPLAINING) if len(offered) else []
         keys = [(self.scorer.item_keys[had - 1], cosine) for had, cosine in near]
         return [ScoredItem(self.catalog.item(had) or Item(had), cosine) for had, cosine in keys]

@@ -9,6 +9,7 @@ import numpy as np
 
 from rayrec.artifacts import Json
 from rayrec.inference.inputs import Context
+from rayrec.inference.offered import Limits
 from rayrec.inference.scorer import Scorer
 from rayrec.serving.features import Said
 from rayrec.serving.state import Item
@@ -44,21 +45,21 @@ class Query:
         history: Item rows to recommend from, oldest first: ``[n]`` int64.
         count: How many items.
         offset: How many of the best to pass over.
-        exclude: Item rows not to recommend: ``[m]`` int64.
+        limits: Which items may be recommended, by their rows.
         context: What else is known.
         user: What is said of who asks, in place of the features in ``context``; by column, not encoded yet.
         moment: What is known of the moment; likewise.
         at: The moment that is asked for, in seconds since the epoch.
         who: The key of who asks, known or not; nothing of a session.
         others: Keys of items of the history that the model does not know.
-        wanted: Which items may be recommended; what follows for those that the model knows is in ``exclude``.
+        wanted: Which items may be recommended; what follows for those that the model knows is in ``limits``.
         debug: Whether it is asked how each item came to its place.
     """
 
     history: np.ndarray
     count: int
     offset: int
-    exclude: np.ndarray
+    limits: Limits
     context: Context
     user: Said = field(default_factory=dict)
     moment: Said = field(default_factory=dict)

@@ -261,6 +261,7 @@ class Rollout:
         )
         # Only of a Release that can be asked.
         store.fill(open_dataset(storage, content["dataset"]["name"], content["dataset"]["manifest"]))
+        engine.warm()
         store.impressions.days = settings.impressions_days
         if one == main:
             tracing.switch(settings.tracing, self._replica)

@@ -46,6 +46,7 @@ def serving(storage: Storage, release: str, settings: Serving, follow: str | Non
     for role in pinned.content["models"]:
         # Checked here as well: a replica that cannot load would be started again and again.
         pinned.bundle(role)
+    pinned.indexes()
     require_keys(settings, pinned.content["name"])
     _require_room(settings)
     if settings.tracing:

@@ -1,13 +1,13 @@
 """What an endpoint knows besides its models: what happened, histories of users and the catalogue of items.
 
-The protocols are what the endpoint sees. The implementations here are read-only and filled from the Dataset; those in
-`rayrec.serving.store` are kept in a database.
+The protocols are what the endpoint sees. `DatasetHistories` is read-only and filled from the Dataset, as
+`rayrec.serving.catalog.Items` can be; what is in `rayrec.serving.store` is kept in a database.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Iterator, Sequence, Set
+from collections.abc import Collection, Sequence, Set
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,7 +15,6 @@ import numpy as np
 from pydantic import JsonValue
 
 from rayrec.artifacts import Json
-from rayrec.data.dataset import Dataset
 from rayrec.data.event_log import UserHistories
 from rayrec.models.interactions import SparseRows
 
@@ -137,6 +136,12 @@ class Item:
     hidden: bool = False
     comment: str = ""
 
+    def is_within(self, categories: Collection[str], labels: Collection[tuple[str, str]]) -> bool:
+        """Whether it is of at least one of these categories, if any are given, and has all of these labels."""
+        if categories and not any(name in categories for name in self.categories):
+            return False
+        return not labels or self.named().issuperset(labels)
+
     def named(self) -> set[tuple[str, str]]:
         """Its labels by name, each with its value, or with each of several."""
         known = self.labels if isinstance(self.labels, dict) else {}
@@ -184,6 +189,9 @@ class Catalog(Protocol):
     def within(self, categories: Collection[str], labels: Collection[tuple[str, str]] = ()) -> Set[str] | None:
         """Keys of the items of at least one of these categories and with all of these labels; None stands for all."""
 
+    def changed_after(self, version: int) -> Set[str] | None:
+        """Keys of items that changed since a version, those that are gone included; None where they are not known."""
+
     def newest(self) -> Sequence[Item]:
         """Items of which it is known when they came, and that are not hidden, the newest first."""
 
@@ -216,93 +224,3 @@ class DatasetHistories:
         times = None if histories.times is None else histories.times[events]
         features = None if self.features is None else self.features.dense(np.array([place]))[0]
         return History(histories.items[events], times, features)
-
-
-class Items:
-    """A catalogue held in memory.
-
-    Args:
-        items: What it has.
-    """
-
-    def __init__(self, items: Iterable[Item] = ()) -> None:
-        self.version = 0
-        self._items: dict[str, Item] = {}
-        self._hidden: set[str] = set()
-        self._categories: dict[str, set[str]] = {}
-        self._labels: dict[tuple[str, str], set[str]] = {}
-        self.put(items)
-        self._newest: tuple[int, list[Item]] = (-1, [])
-
-    @classmethod
-    def of(cls, dataset: Dataset) -> Items:
-        """The items of a Dataset."""
-        columns = dataset.catalogue().to_pydict()
-        rows = zip(columns["key"], columns["title"], columns["categories"], strict=True)
-        return cls(Item(key, title, tuple(categories or ())) for key, title, categories in rows)
-
-    @property
-    def keys(self) -> Set[str]:
-        """See `Catalog`."""
-        return self._items.keys()
-
-    @property
-    def hidden(self) -> Set[str]:
-        """See `Catalog`."""
-        return self._hidden
-
-    def item(self, key: str) -> Item | None:
-        """See `Catalog`."""
-        return self._items.get(key)
-
-    def within(self, categories: Collection[str], labels: Collection[tuple[str, str]] = ()) -> Set[str] | None:
-        """See `Catalog`."""
-        if not categories and not labels:
-            return None
-        found: Set[str] = set().union(*(self._categories.get(name, ()) for name in categories))
-        if not categories:
-            found = set(self._items)
-        for label in labels:
-            found = found & self._labels.get(label, set())
-        return found
-
-    def newest(self) -> Sequence[Item]:
-        """See `Catalog`."""
-        version, found = self._newest
-        if version != self.version:
-            version = self.version
-            dated = [item for item in [*self._items.values()] if item.timestamp is not None and not item.hidden]
-            found = sorted(dated, key=lambda item: (-(item.timestamp or 0), item.item))
-            self._newest = version, found
-        return found
-
-    def all(self) -> list[Item]:
-        """Every item."""
-        return [*self._items.values()]
-
-    def put(self, items: Iterable[Item], gone: Iterable[str] = ()) -> None:
-        """Take in items in place of those with their keys, and drop others."""
-        for item in items:
-            self._forget(item.item)
-            self._items[item.item] = item
-            for keys in self._indexes(item):
-                keys.add(item.item)
-            (self._hidden.add if item.hidden else self._hidden.discard)(item.item)
-        for key in gone:
-            self._forget(key)
-            self._items.pop(key, None)
-            self._hidden.discard(key)
-        self.version += 1
-
-    def _forget(self, key: str) -> None:
-        """Take an item out of the indexes."""
-        before = self._items.get(key)
-        for keys in self._indexes(before) if before else ():
-            keys.discard(key)
-
-    def _indexes(self, item: Item) -> Iterator[set[str]]:
-        """The sets of keys that an item belongs to."""
-        for category in item.categories:
-            yield self._categories.setdefault(category, set())
-        for label in item.named():
-            yield self._labels.setdefault(label, set())

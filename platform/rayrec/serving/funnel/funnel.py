@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice, takewhile
 
 import numpy as np
 
+from rayrec.inference.offered import NO_ROWS, Limits, Offered
 from rayrec.inference.scorer import Scorer
-from rayrec.inference.top_k import top_k
+from rayrec.inference.scores import Scores
 from rayrec.recipe_serving import Funnel as Policy
 from rayrec.serving.funnel.attributes import Attributes
 from rayrec.serving.funnel.candidates import Gathered, gather
@@ -20,7 +22,6 @@ from rayrec.serving.state import Catalog, Item
 RECENT = 5
 """Latest items of a history that others are like."""
 MOST_LISTED = 1000
-NO_ROWS = np.zeros(0, np.int64)
 MOST_COLD = 1000
 """The newest of the items that the model does not know, among which chance chooses."""
 DAY = 24 * 3600.0
@@ -34,7 +35,7 @@ class _Arranged:
 
     Attributes:
         scorer: Whose rows they are.
-        scores: ``[B, V + 1]`` float32.
+        scores: ``[B, C]`` float32 of the candidates.
         gathered: The candidates.
         relevance: ``[B, C]`` of them.
         placed: The places that the rules gave.
@@ -64,7 +65,10 @@ class _Arranged:
         row = int(self.gathered.rows[request, candidate])
         sources = {"sources": self.gathered.sources(request, candidate)} if path else {}
         return Shown(
-            self.scorer.item_keys[row - 1], float(self.scores[request, row]), propensity, {**sources, **path} or None
+            self.scorer.item_keys[row - 1],
+            float(self.scores[request, candidate]),
+            propensity,
+            {**sources, **path} or None,
         )
 
 
@@ -89,29 +93,31 @@ class Funnel:
         self._trending = trending
         self._salt = salt
         self._rules = Rules(policy.diversity, policy.diversity_weight, policy.category_cap, policy.exploration)
-        self._known: dict[bool, Attributes] = {}
+        self._known: dict[int, Attributes] = {}
         self._lists: dict[tuple[str, str], tuple[Sequence[Item | str], np.ndarray]] = {}
-        most = popular.top([NO_ROWS], MOST_LISTED)[0][0]
+        anything = Limits(Offered.everything(len(popular.item_keys)))
+        most = popular.scores([NO_ROWS], None, [anything]).best(MOST_LISTED)[0][0]
         self._most_popular = [popular.item_keys[row - 1] for row in most if row]
 
-    def ranked(self, source: str, scores: np.ndarray, queries: Sequence[Query]) -> list[Ranked]:
+    def ranked(self, source: str, scores: Scores, queries: Sequence[Query]) -> list[Ranked]:
         """What is shown.
 
         Args:
             source: Whose scores: the model's or popularity's.
-            scores: ``[B, V + 1]`` float32; minus infinity for what may not be shown.
+            scores: Of the items for each query, within its limits.
             queries: ``B`` of them.
         """
         scorer, about = self._scorers[source == MODEL], self._attributes(source == MODEL)
         deepest = max(query.offset + query.count for query in queries)
-        best, values = top_k(scores, max(self.policy.sources.model, deepest))
-        others = [self._others(scorer, row, query) for row, query in zip(scores, queries, strict=True)]
+        best, values = scores.best(max(self.policy.sources.model, deepest))
+        others = [self._others(scorer, query) for query in queries]
         gathered = gather(source, np.where(np.isfinite(values), best, 0), others)
-        relevance = self._relevance(scores, gathered, about, queries)
+        known = scores.of(gathered.rows)
+        relevance = self._relevance(known, gathered, about, queries)
         chances = [self._chance(query) for query in queries]
         places = min(deepest, self.policy.sources.model)
         placed = arrange(self._described(scorer, about, gathered.rows, relevance), places, self._rules, chances)
-        arranged = _Arranged(scorer, scores, gathered, relevance, placed)
+        arranged = _Arranged(scorer, known, gathered, relevance, placed)
         return [
             self._answer(source, query, arranged.shown(at, query.debug), self._cold(about, query, chances[at]))
             for at, query in enumerate(queries)
@@ -128,18 +134,17 @@ class Funnel:
             shown.append(following)
         return Ranked.of(source, shown[query.offset :])
 
-    def _others(self, scorer: Scorer, scores: np.ndarray, query: Query) -> dict[str, np.ndarray]:
+    def _others(self, scorer: Scorer, query: Query) -> dict[str, np.ndarray]:
         """What the other sources give: rows that may be shown, best first."""
         quotas, found = self.policy.sources, {}
         recent = np.unique(query.history[-RECENT:])
         if quotas.similar and len(recent):
-            near = scorer.similar(recent, quotas.similar, np.flatnonzero(np.isneginf(scores)))
+            near = scorer.similar(recent, quotas.similar, query.limits)
             found["similar"] = NO_ROWS if near is None else near[0][np.isfinite(near[1])]
         for name in ("popular", "trending", "latest"):
             quota = getattr(quotas, name)
             if quota:
-                rows = self._listed(name, scorer)
-                found[name] = rows[np.isfinite(scores[rows])][:quota]
+                found[name] = query.limits.among(self._listed(name, scorer))[:quota]
         return found
 
     def _listed(self, name: str, scorer: Scorer) -> np.ndarray:
@@ -160,10 +165,8 @@ class Funnel:
         self, scores: np.ndarray, gathered: Gathered, about: Attributes, queries: Sequence[Query]
     ) -> np.ndarray:
         """From 0 to 1 by the policy's way to merge, and more for what is new: ``[B, C]``."""
-        merged = np.take_along_axis(scores, gathered.rows, axis=1)
-        if self.policy.merge == "ranks":
-            merged = np.where(np.isfinite(merged), gathered.by_ranks(), -np.inf)
-        relevance = scaled(merged)
+        ranked = np.where(np.isfinite(scores), gathered.by_ranks(), -np.inf) if self.policy.merge == "ranks" else scores
+        relevance = scaled(ranked)
         if self.policy.freshness_weight:
             now = np.array([[query.at] for query in queries])
             age = np.maximum(now - about.came[gathered.rows], 0) / DAY
@@ -175,7 +178,7 @@ class Funnel:
         directions = None
         if self._rules.diversity != "none":
             has = scorer.vectors is not None
-            directions = scorer.directions[rows] if has else np.zeros((*rows.shape, 1), np.float32)
+            directions = scorer.directions(rows) if has else np.zeros((*rows.shape, 1), np.float32)
         categories = about.categories[rows] if self._rules.category_cap else None
         return Candidates(relevance, directions, categories)
 
@@ -183,20 +186,23 @@ class Funnel:
         """Items that the model does not know, in random order, each with its chance to be the next."""
         if not self.policy.cold_every:
             return
-        within = self._catalog.within(query.wanted.categories, query.wanted.labels)
-        had = {*query.others, *query.wanted.exclude}
+        had, wanted = {*query.others, *query.wanted.exclude}, query.wanted
         since = query.at - (self.policy.cold_days or np.inf) * DAY
-        allowed = [
-            key for key, came in about.cold if came >= since and key not in had and (within is None or key in within)
-        ]
-        pool = allowed[:MOST_COLD]
+        recent = (key for came, key in takewhile(lambda one: -one[0] >= since, about.cold) if key not in had)
+        items = filter(None, map(self._catalog.item, recent))
+        allowed = (item.item for item in items if item.is_within(wanted.categories, wanted.labels))
+        pool = [*islice(allowed, MOST_COLD)]
         for place, chosen in enumerate(chance.permutation(len(pool))):
             yield Shown(pool[chosen], 0.0, 1 / (len(pool) - place), {"by": "cold"} if query.debug else None)
 
     def _attributes(self, known: bool) -> Attributes:
-        about = self._known.get(known)
-        if about is None or about.are_stale(self._catalog):
-            about = self._known[known] = Attributes.of(self._catalog, self._scorers[True], self._scorers[known])
+        model, keys = self._scorers[True].item_keys, self._scorers[known].item_keys
+        # Those of both scorers may be the same.
+        about = self._known.get(id(keys))
+        if about is None:
+            about = self._known[id(keys)] = Attributes.of(self._catalog, model, keys)
+        elif about.are_stale(self._catalog):
+            about = self._known[id(keys)] = about.updated(self._catalog, model, keys)
         return about
 
     def _chance(self, query: Query) -> np.random.Generator:

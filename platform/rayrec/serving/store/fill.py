@@ -14,7 +14,8 @@ import sqlalchemy as sa
 from rayrec.artifacts import Json
 from rayrec.data.dataset import Dataset, read_part
 from rayrec.data.segments import ordered
-from rayrec.serving.state import Items, User
+from rayrec.serving.catalog import Items
+from rayrec.serving.state import User
 from rayrec.serving.store.database import Database
 from rayrec.serving.store.events import IDENTITY, note, unless_there
 from rayrec.serving.store.fingerprints import event_fingerprint, fingerprint, salt_of

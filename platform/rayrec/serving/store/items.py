@@ -20,7 +20,7 @@ AT_ONCE = 500
 
 @dataclass(frozen=True)
 class StoredItems:
-    """What is read and written of items; answers use a copy in memory, `rayrec.serving.state.Items`.
+    """What is read and written of items; answers use a copy in memory, `rayrec.serving.catalog.Items`.
 
     Attributes:
         database: Where they are.

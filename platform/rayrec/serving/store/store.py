@@ -14,8 +14,9 @@ from rayrec.data.user_features import everyones_features
 from rayrec.data.variables import expanded
 from rayrec.inference.release import Release
 from rayrec.inference.scorer import Scorer
+from rayrec.serving.catalog import Items
 from rayrec.serving.metrics import EVENTS_WRITTEN
-from rayrec.serving.state import Event, Item, Items, User
+from rayrec.serving.state import Event, Item, User
 from rayrec.serving.store.database import Database
 from rayrec.serving.store.erasures import Erasure, StoredErasures
 from rayrec.serving.store.events import StoredEvents
