@@ -29,7 +29,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -163,7 +163,7 @@ def engine_of(made: Made, indexed: bool, policy: dict[str, Any]) -> Engine:
     indexes = open_indexes(storage, made.indexes) if indexed else None
     scorer = open_bundle(storage, made.bundles["main"]).scorer(threads=1, indexes=indexes)
     popular = open_bundle(storage, made.bundles["popular"]).scorer(threads=1)
-    popular = type(popular)(popular.kind, popular.runtime, scorer.item_keys, popular.max_length)
+    popular = replace(popular, item_keys=scorer.item_keys)
     with np.load(Path(made.folder, "histories.npz")) as saved:
         histories = Histories.grouped(saved["lengths"], saved["items"])
     known = DatasetHistories(UserHistories({f"u{user}": user for user in range(USERS)}, histories))
