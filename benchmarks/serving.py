@@ -14,10 +14,10 @@ rayrec's engine. Rounds take turns; the table has medians.
 - `scorer`: the pass alone, no HTTP; the load is the size of a batch.
 - `uvicorn`, `ray-tutorial`, `litserve`, `bentoml`, `mlflow`: benchmarks/servers. They answer keys and scores.
   `uvicorn-threads` is the same with a route that FastAPI runs in threads.
-- `rayrec`: `rayrec serve` with a funnel of five sources, MMR and a category cap, no answers remembered; `-plain`: the
-  model's order, as the peers; `-cached`: as by default, with answers remembered; `-single`: `-plain` without batches,
-  so that what batches bring lies between the two. They answer titles and categories, too, check keys and parameters,
-  read and write their database.
+- `rayrec`: `rayrec serve` with a funnel of five sources, MMR and a category cap, no answers remembered; `-2`: the same
+  by two replicas, one for each core; `-plain`: the model's order, as the peers; `-cached`: as by default, with answers
+  remembered; `-single`: `-plain` without batches, so that what batches bring lies between the two. They answer titles
+  and categories, too, check keys and parameters, read and write their database.
 
 Loads: `first`, a pass over all users by 16 connections, ten seconds at most, before which rayrec's histories are in its
 database only; `1`, `16`, `64`, closed loops of so many; `open`, a loop at 70 % of what the best of those gave.
@@ -143,7 +143,7 @@ def compare(arguments: argparse.Namespace, temporary: Path) -> dict[str, Any]:
     plain = releases["rayrec-plain"]
     users = model.write(arguments.home / "peers", Storage.open(plain["storage"]), plain["digest"])
     asked = random.sample(users, CHECKED)
-    answers = {name: expected(releases[name], asked) for name in ("rayrec", "rayrec-plain")}
+    answers = {name: expected(releases[name], asked) for name in ("rayrec", "rayrec-2", "rayrec-plain")}
     rows = {"scorer": scorer_rows(model.Model(arguments.home / "peers"), users, arguments.seconds)}
     measured: dict[str, list[Row]] = defaultdict(list, rows)
     everybody = contenders(arguments.home, releases, arguments.peers_python, temporary)
@@ -200,8 +200,8 @@ def overload(arguments: argparse.Namespace, temporary: Path) -> dict[str, Any]:
     with Server(contender, users[0], arguments.home / "throttled.log") as server:
         requests = load.requests_of(server.url + contender.path, users, arguments.seed)
         place = ("127.0.0.1", server.port)
-        uvloop.run(load.closed(*place, islice(requests, len(users)), 64, 60))
-        capacity = uvloop.run(load.closed(*place, requests, 64, 5)).summary()["requests_per_s"]
+        # Two passes' worth, which its queue has room for.
+        capacity = uvloop.run(load.closed(*place, requests, 8, 10)).summary()["requests_per_s"]
         half, much = capacity / 2, FACTOR * capacity
         phases = [(half, AROUND_SECONDS), (much, OVERLOAD_SECONDS), (half, AROUND_SECONDS)]
         seen = uvloop.run(load.opened(*place, requests, phases))

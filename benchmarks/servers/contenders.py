@@ -35,12 +35,13 @@ FUNNEL = {
 }
 SERVING: Mapping[str, dict[str, Any]] = {
     "rayrec": {**UNCACHED, "funnel": FUNNEL},
+    "rayrec-2": {**UNCACHED, "funnel": FUNNEL, "min_replicas": 2, "max_replicas": 2, "replica_cpus": 0.3},
     "rayrec-plain": UNCACHED,
     "rayrec-cached": {},
     "rayrec-single": {**UNCACHED, "max_batch_size": 1},
 }
-"""The recipe's `serving` of each endpoint, one replica each: the whole funnel; the model's own order, which is what the
-peers answer; the same as by default, with answers remembered; the same without batches."""
+"""The recipe's `serving` of each endpoint, one replica each: the whole funnel; the same by two replicas; the model's own
+order, which is what the peers answer; the same as by default, with answers remembered; the same without batches."""
 
 
 @dataclass(frozen=True)

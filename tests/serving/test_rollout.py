@@ -188,7 +188,8 @@ def test_one_that_fails_is_taken_back_and_nobody_gets_an_error(
         await rollout.configure(config_of(release))
         await rollout.configure(config_of(failing))
         assert live(rollout) == failing.digest
-        growth = Growth()
+        assert rollout.lineup is not None
+        gone, growth = rollout.lineup.main.engine, Growth()
         answers = [await ask(rollout, f"u{n % USERS}") for n in range(MOST_FAILURES + 2)]
         assert live(rollout) == release.digest
         assert "rolled back" in str(rollout.refused)
@@ -199,6 +200,10 @@ def test_one_that_fails_is_taken_back_and_nobody_gets_an_error(
         assert growth.of("rayrec_arm_answers_total", arm="main", outcome="degraded") == MOST_FAILURES
         assert growth.of("rayrec_arm_answers_total", arm="main", outcome="good") == 2
         assert growth.of("rayrec_fallbacks_total", reason="failed") == MOST_FAILURES
+        # Who asked before that and is answered after it has no worse a time.
+        query = gone.user_query("u1", 3, 0)
+        assert query is not None
+        assert (await rollout.answer(gone, query)).degraded
         # Nor is it loaded again by itself.
         await followed(rollout)
         assert live(rollout) == release.digest
@@ -381,6 +386,20 @@ def test_an_answer_that_comes_too_late_is_of_popular_items(rollout: Rollout, rel
         object.__setattr__(engine.scorer, "runtime", slow)
         await asyncio.sleep(0.3)  # the pass that was late ends
         assert (await ask(rollout, "u1")).items == quick([had])[0].items
+
+    asyncio.run(scenario())
+
+
+def test_a_configuration_that_is_none_is_said_until_there_is_another(rollout: Rollout, release: Release) -> None:
+    async def scenario() -> None:
+        await rollout.configure(config_of(release, follow=release.name))
+        await rollout.configure(config_of(release, deadline_ms=-1))
+        assert "deadline_ms" in str(rollout.refused)
+        rollout.follow()
+        assert rollout._following is None
+        assert (live(rollout), "deadline_ms" in str(rollout.refused)) == (release.digest, True)
+        await rollout.configure(config_of(release))
+        assert rollout.refused is None
 
     asyncio.run(scenario())
 

@@ -123,7 +123,7 @@ class Rollout:
         """
         # Whoever asks for one again may have mended it.
         self._given_up.clear()
-        self._retry = NOW
+        self._retry, self._config = NOW, None
         try:
             self._config = UserConfig.of(config)
             plan = await asyncio.to_thread(Plan.of, self._config, False)
@@ -164,8 +164,7 @@ class Rollout:
         lineup = self.lineup
         served = next((one for one in self._in_memory() if one.engine is engine), None)
         if served is None:
-            # Gone since.
-            return await asyncio.to_thread(lambda: engine.answer([query])[0])
+            return await asyncio.to_thread(_last_answer, engine, query)
         began = time.monotonic()
         answer = await served.answer(query)
         arm = next((name for name, one in lineup.named() if one is served), MAIN) if lineup else MAIN
@@ -243,19 +242,21 @@ class Rollout:
     def _load(self, plan: Plan) -> Lineup:
         """Everything of a plan, ready to answer. Settings of a Release that answers already may be others now."""
         config = plan.config
-        loaded: dict[Pinned, Served] = {}
-        for one in (plan.main, *plan.arms.values(), *filter(None, [plan.shadow])):
+        main = self._served(plan.main, config, None)
+        loaded = {plan.main: main}
+        for one in (*plan.arms.values(), *filter(None, [plan.shadow])):
             if one not in loaded:
-                loaded[one] = self._served(one, plan.main, config)
+                # What happens is told to one store, whoever recommended it.
+                loaded[one] = self._served(one, config, main.store)
         arms = [Arm(name, config.arms[name].share, loaded[one]) for name, one in plan.arms.items()]
         shadow = Shadowed(loaded[plan.shadow], config.shadow.share) if plan.shadow and config.shadow else None
         return Lineup(loaded[plan.main], arms, config.experiment, shadow)
 
-    def _served(self, one: Pinned, main: Pinned, config: UserConfig) -> Served:
+    def _served(self, one: Pinned, config: UserConfig, store: Store | None) -> Served:
         storage = Storage.open(one.storage)
         content = open_release(storage, one.digest).content
         settings = Serving(**{**content["serving"], **config.settings()})
-        store = self._store_of(settings.state, content["name"])
+        is_main, store = store is None, store or self._store_of(settings.state, content["name"])
         engine = self._engine(one.digest, store) or Engine.load(
             storage, one.digest, known=store.histories_of, catalog=store.catalog, trending=store.trending
         )
@@ -263,7 +264,7 @@ class Rollout:
         store.fill(open_dataset(storage, content["dataset"]["name"], content["dataset"]["manifest"]))
         engine.warm()
         store.impressions.days = settings.impressions_days
-        if one == main:
+        if is_main:
             tracing.switch(settings.tracing, self._replica)
             logs.log_access(settings.access_log)
         served = Served(engine, store, settings)
@@ -280,3 +281,12 @@ class Rollout:
             yield from self.lineup.all()
         if self._before is not None:
             yield from self._before[0].all()
+
+
+def _last_answer(engine: Engine, query: Query) -> Answer:
+    """Of an engine that is gone since the question was made for it."""
+    try:
+        return engine.answer([query])[0]
+    except Exception:
+        _LOG.exception("Release %s, which is no longer live, failed to answer", engine.release.digest)
+        return engine.fallback(query)
