@@ -40,8 +40,8 @@ SERVING: Mapping[str, dict[str, Any]] = {
     "rayrec-cached": {},
     "rayrec-single": {**UNCACHED, "max_batch_size": 1},
 }
-"""The recipe's `serving` of each endpoint, one replica each: the whole funnel; the same by two replicas; the model's own
-order, which is what the peers answer; the same as by default, with answers remembered; the same without batches."""
+"""The recipe's `serving` of each endpoint, one replica each: the whole funnel; the same by two replicas; the order of
+the model, which is what the peers answer; the same as by default, with answers remembered; and without batches."""
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,9 @@ class Scores(Protocol):
     def of(self, rows: np.ndarray) -> np.ndarray:
         """Scores of some items: ``[B, C]`` int64 to ``[B, C]`` float32, minus infinity for what is not allowed."""
 
+    def allows(self, request: int, rows: np.ndarray) -> np.ndarray:
+        """Which of some items, ``[n]`` int64, may be in the answer to a request: ``[n]`` bool."""
+
 
 class DenseScores:
     """The scores of all items.
@@ -51,6 +54,10 @@ class DenseScores:
     def of(self, rows: np.ndarray) -> np.ndarray:
         """See `Scores`."""
         return np.take_along_axis(self._scores, rows, axis=1)
+
+    def allows(self, request: int, rows: np.ndarray) -> np.ndarray:
+        """See `Scores`."""
+        return ~np.isneginf(self._scores[request, rows])
 
 
 class Source(Protocol):
@@ -113,6 +120,10 @@ class FoundScores:
         for scores, mine, limits in zip(found, rows, self.limits, strict=True):
             scores[~limits.allows(mine)] = -np.inf
         return found
+
+    def allows(self, request: int, rows: np.ndarray) -> np.ndarray:
+        """See `Scores`."""
+        return self.limits[request].allows(rows)
 
 
 def best_of(

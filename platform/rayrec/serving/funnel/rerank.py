@@ -205,18 +205,21 @@ class _Caps:
             raise ValueError("caps need categories")
         self._categories = categories
         self._cap = cap
-        # Category 0 is padding, of which there may be any number.
         self._counts = np.zeros((batch, int(categories.max(initial=0)) + 1), np.int64)
+        self._allowed = np.ones(categories.shape[:2], bool)
 
     def allowed(self) -> np.ndarray:
         """Which candidates have no category that is full: ``[B, C]`` bool."""
-        full = self._counts >= self._cap
-        full[:, 0] = False
-        everyone = np.arange(len(full))[:, None, None]
-        found: np.ndarray = ~full[everyone, self._categories].any(axis=2)
-        return found
+        return self._allowed
 
     def take(self, taken: np.ndarray, some: np.ndarray) -> None:
         """One of each of ``some`` requests, ``[B]`` bool, has been given a place."""
-        for request in np.flatnonzero(some):
-            self._counts[request, np.unique(self._categories[request, taken[request]])] += 1
+        requests = np.flatnonzero(some)
+        theirs = self._categories[requests, taken[requests]]
+        # A category that an item has twice counts once.
+        self._counts[requests[:, None], theirs] += 1
+        # Category 0 is padding, of which there may be any number.
+        full = (self._counts[requests[:, None], theirs] == self._cap) & (theirs > 0)
+        for place, column in np.argwhere(full).tolist():
+            request = requests[place]
+            self._allowed[request] &= (self._categories[request] != theirs[place, column]).all(axis=1)
