@@ -4,10 +4,11 @@
     .venv/bin/python benchmarks/availability.py --home ~/.rayrec --name ml1m --clients 4
 
 A cluster is started, and `serve deploy` brings the endpoint up: one to three replicas of .3 CPUs. While some clients
-ask and others write events, the champion is moved five times, more clients come until there are three replicas, one of
-these is killed (SIGKILL), all are replaced by those of another configuration (a rolling update), and the clients leave
-until one replica is left. With ``--home`` the Releases are a copy of those of a recommender there, else of a small one
-that is trained first. Prints a table with a row for each of these times, and writes JSON.
+ask and others write events, the champion is moved five times, one is promoted that does not give its golden answers and
+one that fails (until the replica has gone back, and so has the champion), more clients come until there are three
+replicas, one of these is killed (SIGKILL), all are replaced by those of another configuration (a rolling update), and
+the clients leave until one replica is left. With ``--home`` the Releases are a copy of those of a recommender there,
+else of a small one that is trained first. Prints a table with a row for each of these times, and writes JSON.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +42,12 @@ import yaml
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.state import show
+from tests.broken import failing_release, wrong_release
 from tests.deployments.conftest import ROOT, Head, head
 from tests.recipes import USERS, write_log, write_recipe
 
+from rayrec.artifacts import Storage
+from rayrec.inference.release import Release, open_release
 from rayrec.ports import free_port
 from rayrec.serving.store.store import Store
 from rayrec.tracking import Tracker, find_release
@@ -175,6 +180,10 @@ class Deployed:
         except httpx.HTTPError:
             return ""
 
+    def refused(self) -> str:
+        """Why the champion is not live, as one replica has it; nothing when it is."""
+        return str(httpx.get(f"{self.url}/v1/ready").raise_for_status().json().get("refused", ""))
+
     def replicas(self) -> list[int]:
         """Processes of those that run."""
         found = httpx.get(f"{self._cluster.dashboard}/api/serve/applications/").json()["applications"]["rayrec"]
@@ -209,6 +218,20 @@ def swaps(endpoint: Deployed, name: str, times: int) -> None:
         until(lambda digest=digest: endpoint.release() == digest)  # type: ignore[misc]
 
 
+def promote_broken(endpoint: Deployed, name: str, release: Release) -> None:
+    """Make a Release champion that must not stay it, wait until the replica says so, and go back."""
+    tracker = Tracker(name)
+    champion = find_release(name)
+    source = tracker.client.get_model_version(name, str(champion.version))
+    tags = {**source.tags, "rayrec.release": release.digest}
+    made = tracker.client.create_model_version(name, source.source, source.run_id, tags)
+    tracker.promote(int(made.version))
+    until(lambda: bool(endpoint.refused()))
+    tracker.rollback()
+    tracker.delete(int(made.version))
+    until(lambda: not endpoint.refused())
+
+
 def measured(endpoint: Deployed, clients: Clients, arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """A row for each of the times."""
 
@@ -235,6 +258,12 @@ def measured(endpoint: Deployed, clients: Clients, arguments: argparse.Namespace
     with clients.asking(arguments.clients, 2):
         yield timed("steady", lambda: time.sleep(arguments.seconds))
         yield timed("champion moved 5 times", lambda: swaps(endpoint, arguments.name, 5))
+        found = find_release(arguments.name)
+        release = open_release(Storage.open(found.storage), found.digest)
+        for kind, make in (("gives other scores", wrong_release), ("fails", failing_release)):
+            broken = make(release, arguments.folder / kind)
+            promoted = partial(promote_broken, endpoint, arguments.name, broken)
+            yield timed(f"champion that {kind}", promoted)
         with clients.asking(arguments.more, 0, 0):
             yield timed("1 to 3 replicas", lambda: until(lambda: len(endpoint.replicas()) == 3))
             row = timed("replica killed", kill)
@@ -280,7 +309,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, default=Path("build/availability.json"))
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="rr-", dir="/tmp", ignore_cleanup_errors=True) as temporary:
-        folder = Path(temporary)
+        folder = arguments.folder = Path(temporary)
         users = prepare(folder, arguments)
         users = arguments.users.read_text().split() if arguments.users else users
         with head(sys.executable, folder) as cluster:

@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
+from tests.broken import failing_release, wrong_release
 from tests.recipes import USERS
 from tests.serving.test_watching import Growth
 
-from rayrec.artifacts import Json, publish_folder
 from rayrec.errors import ModelError, RecipeError
-from rayrec.inference.bundle import MANIFEST
 from rayrec.inference.inputs import Inputs
 from rayrec.inference.release import Release, publish_release
 from rayrec.serving import rollout as rolling
@@ -30,8 +26,6 @@ from rayrec.serving.served import MOST_FAILURES
 from rayrec.serving.store.store import Store
 from rayrec.serving.user_config import UserConfig
 from rayrec.tracking import Tracker, find_release
-
-Change = Callable[[Path, Json], None]
 
 
 @pytest.fixture
@@ -46,68 +40,16 @@ def other(release: Release) -> Release:
     return publish_release(release.storage, {**release.content, "note": "another"})
 
 
-def changed(release: Release, folder: Path, change: Change) -> Release:
-    """A Release whose model is another, in a folder and a manifest that say so."""
-    bundle = release.bundle()
-    shutil.copytree(bundle.folder, folder)
-    (folder / MANIFEST).unlink(missing_ok=True)
-    manifest = {key: value for key, value in bundle.manifest.items() if key != "files"}
-    change(folder, manifest)
-    path = publish_folder(release.storage, "models/changed", folder, manifest, MANIFEST)
-    return publish_release(release.storage, {**release.content, "models": {**release.content["models"], "main": path}})
-
-
 @pytest.fixture(scope="module")
 def wrong(release: Release, tmp_path_factory: pytest.TempPathFactory) -> Release:
     """A Release whose model does not give its golden answers."""
-
-    def other_scores(folder: Path, _: Json) -> None:
-        with pa.OSFile(str(folder / "golden.arrow")) as file:
-            golden = pa.ipc.open_file(file).read_all()
-        scores = pa.array([[one + 1 for one in row] for row in golden["scores"].to_pylist()], golden["scores"].type)
-        golden = golden.set_column(golden.schema.get_field_index("scores"), "scores", scores)
-        with pa.OSFile(str(folder / "golden.arrow"), "wb") as sink, pa.ipc.new_file(sink, golden.schema) as writer:
-            writer.write_table(golden)
-
-    return changed(release, tmp_path_factory.mktemp("wrong") / "model", other_scores)
+    return wrong_release(release, tmp_path_factory.mktemp("wrong") / "model")
 
 
 @pytest.fixture(scope="module")
 def failing(release: Release, tmp_path_factory: pytest.TempPathFactory) -> Release:
-    """A Release whose model gives its golden answers, and fails on histories that are longer than it says it reads."""
-
-    def shorter(folder: Path, manifest: Json) -> None:
-        with pa.OSFile(str(folder / "golden.arrow")) as file:
-            golden = pa.ipc.open_file(file).read_all()
-        golden = golden.filter([len(history) < 2 for history in golden["history"].to_pylist()])
-        with pa.OSFile(str(folder / "golden.arrow"), "wb") as sink, pa.ipc.new_file(sink, golden.schema) as writer:
-            writer.write_table(golden)
-        graph = folder / "variants" / "onnx" / "model.onnx"
-        graph.write_bytes(fails_beyond(graph.read_bytes(), 1))
-
-    return changed(release, tmp_path_factory.mktemp("failing") / "model", shorter)
-
-
-def fails_beyond(graph: bytes, length: int) -> bytes:
-    """A graph that cannot compute histories above a length."""
-    import onnx
-    from onnx import TensorProto, helper, numpy_helper
-
-    model = onnx.load_from_string(graph)
-    # A table that has so many rows is asked for the row after the last event's.
-    table = numpy_helper.from_array(np.zeros((length + 1, 1), np.float32), "only_so_many")
-    model.graph.initializer.append(table)
-    nodes = [
-        helper.make_node("Shape", ["history"], ["its_length"], start=1, end=2),
-        helper.make_node("Gather", ["only_so_many", "its_length"], ["nothing"], axis=0),
-        helper.make_node("Squeeze", ["nothing"], ["zero"]),
-        helper.make_node("Add", ["scores_before", "zero"], ["scores"]),
-    ]
-    for node in model.graph.node:
-        node.output[:] = ["scores_before" if name == "scores" else name for name in node.output]
-    model.graph.node.extend(nodes)
-    assert model.graph.output[0].type.tensor_type.elem_type == TensorProto.FLOAT
-    return bytes(model.SerializeToString())
+    """A Release whose model fails."""
+    return failing_release(release, tmp_path_factory.mktemp("failing") / "model")
 
 
 def config_of(release: Release, **more: Any) -> dict[str, Any]:
