@@ -143,20 +143,37 @@ class Scorer:
         Returns:
             None of a model without item vectors.
         """
+        found = self.similar_each([rows], k, [limits])
+        return None if found is None else (found[0][0], found[1][0])
+
+    def similar_each(
+        self, rows: Sequence[np.ndarray], k: int, limits: Sequence[Limits]
+    ) -> tuple[np.ndarray, np.ndarray] | None:
+        """`similar` for several requests: rows ``[B, k]`` and cosines ``[B, k]``."""
         if self.vectors is None:
             return None
-        vectors, lengths, alike = self.vectors, self.lengths, self.alike
-        mean, others = self.directions(rows).mean(axis=0), Limits(limits.within, np.concatenate([limits.but, rows]))
+        means = np.stack([self.directions(mine).mean(axis=0) for mine in rows])
+        others = [
+            Limits(limit.within, np.concatenate([limit.but, mine])) for limit, mine in zip(limits, rows, strict=True)
+        ]
+        if self.alike is None:
+            # Not products of directions: with many items, a second matrix of that size.
+            return DenseScores((means @ self.vectors.T) / self.lengths, others).best(k)
+        each = [self._alike(mean, k, limit) for mean, limit in zip(means, others, strict=True)]
+        return np.stack([found for found, _ in each]), np.stack([values for _, values in each])
 
-        # Not products of directions: with many items, a second matrix of that size.
+    def _alike(self, mean: np.ndarray, k: int, limits: Limits) -> tuple[np.ndarray, np.ndarray]:
+        """The nearest to a vector, ``[D]``, by the index."""
+        vectors, lengths, alike = self._vectors, self.lengths, self.alike
+
         def cosines(rows: np.ndarray | slice) -> np.ndarray:
             found: np.ndarray = (vectors[rows] @ mean) / lengths[rows]
             return found
 
-        if alike is not None:
-            return best_of(cosines, lambda count: alike.candidates(mean, count, limits.within), k, others)
-        best, values = DenseScores(cosines(slice(None))[None], [others]).best(k)
-        return best[0], values[0]
+        def find(count: int) -> np.ndarray:
+            return limits.within.rows if alike is None else alike.candidates(mean, count, limits.within)
+
+        return best_of(cosines, find, k, limits)
 
     def nearest(self, row: int, among: np.ndarray, k: int) -> list[tuple[int, float]]:
         """The ``k`` of some items that are nearest to an item, with their cosines; none of a model without vectors."""

@@ -110,7 +110,8 @@ class Funnel:
         scorer, about = self._scorers[source == MODEL], self._attributes(source == MODEL)
         deepest = max(query.offset + query.count for query in queries)
         best, values = scores.best(max(self.policy.sources.model, deepest))
-        others = [self._others(scorer, scores, at, query) for at, query in enumerate(queries)]
+        near = self._near(scorer, queries)
+        others = [near[at] | self._listed_for(at, scorer, scores) for at in range(len(queries))]
         gathered = gather(source, np.where(np.isfinite(values), best, 0), others)
         known = scores.of(gathered.rows)
         relevance = self._relevance(known, gathered, about, queries)
@@ -134,19 +135,26 @@ class Funnel:
             shown.append(following)
         return Ranked.of(source, shown[query.offset :])
 
-    def _others(self, scorer: Scorer, scores: Scores, at: int, query: Query) -> dict[str, np.ndarray]:
-        """What the other sources give: rows that may be shown, best first."""
-        quotas, found = self.policy.sources, {}
+    def _near(self, scorer: Scorer, queries: Sequence[Query]) -> list[dict[str, np.ndarray]]:
+        """What is like the latest items of each history, which all of a batch have or none: rows, best first."""
+        quota = self.policy.sources.similar
+        if not quota or not all(len(query.history) for query in queries):
+            return [{} for _ in queries]
         # `np.unique` takes ten times as long for so few.
-        recent = np.array([*dict.fromkeys(query.history[-RECENT:].tolist())], np.int64)
-        if quotas.similar and len(recent):
-            near = scorer.similar(recent, quotas.similar, query.limits)
-            found["similar"] = NO_ROWS if near is None else near[0][np.isfinite(near[1])]
+        recent = [np.array([*dict.fromkeys(query.history[-RECENT:].tolist())], np.int64) for query in queries]
+        found = scorer.similar_each(recent, quota, [query.limits for query in queries])
+        if found is None:
+            return [{"similar": NO_ROWS} for _ in queries]
+        return [{"similar": rows[np.isfinite(values)]} for rows, values in zip(*found, strict=True)]
+
+    def _listed_for(self, request: int, scorer: Scorer, scores: Scores) -> dict[str, np.ndarray]:
+        """What lists give that are the same for everybody: rows that may be shown to a request, best first."""
+        found = {}
         for name in ("popular", "trending", "latest"):
-            quota = getattr(quotas, name)
+            quota = getattr(self.policy.sources, name)
             if quota:
                 rows = self._listed(name, scorer)
-                found[name] = rows[scores.allows(at, rows)][:quota]
+                found[name] = rows[scores.allows(request, rows)][:quota]
         return found
 
     def _listed(self, name: str, scorer: Scorer) -> np.ndarray:

@@ -14,6 +14,7 @@ from typing import Literal
 import numpy as np
 
 Diversity = Literal["none", "mmr", "dpp"]
+WORD = 64
 SMALLEST = 1e-6
 """Of what is left of a candidate that is like those before it; below, it adds nothing."""
 
@@ -206,11 +207,18 @@ class _Caps:
         self._categories = categories
         self._cap = cap
         self._counts = np.zeros((batch, int(categories.max(initial=0)) + 1), np.int64)
-        self._allowed = np.ones(categories.shape[:2], bool)
+        # A bit for each category: places are many, and categories are compared at each.
+        words = self._counts.shape[1] // WORD + 1
+        self._bits = np.zeros((*categories.shape[:2], words), np.uint64)
+        self._full = np.zeros((batch, 1, words), np.uint64)
+        everyone, everything = np.ogrid[: categories.shape[0], : categories.shape[1]]
+        for numbers in np.moveaxis(categories, 2, 0):
+            self._bits[everyone, everything, numbers // WORD] |= _bit(numbers)
 
     def allowed(self) -> np.ndarray:
         """Which candidates have no category that is full: ``[B, C]`` bool."""
-        return self._allowed
+        found: np.ndarray = np.logical_not((self._bits & self._full).any(axis=2))
+        return found
 
     def take(self, taken: np.ndarray, some: np.ndarray) -> None:
         """One of each of ``some`` requests, ``[B]`` bool, has been given a place."""
@@ -221,5 +229,11 @@ class _Caps:
         # Category 0 is padding, of which there may be any number.
         full = (self._counts[requests[:, None], theirs] == self._cap) & (theirs > 0)
         for place, column in np.argwhere(full).tolist():
-            request = requests[place]
-            self._allowed[request] &= (self._categories[request] != theirs[place, column]).all(axis=1)
+            number = theirs[place, column]
+            self._full[requests[place], 0, number // WORD] |= _bit(number)
+
+
+def _bit(numbers: np.ndarray) -> np.ndarray:
+    """Of some categories, in its word."""
+    found: np.ndarray = np.left_shift(np.uint64(1), (numbers % WORD).astype(np.uint64))
+    return found
