@@ -306,4 +306,5 @@ def test_when_time_is_up_what_runs_is_stopped(planned: Planner) -> None:
     sweep = planned(training={"epochs": 5000, "patience": 5000}, trials=3, max_time=6)
     (record,) = search(sweep, Seen())
     assert record.state == "stopped"
-    assert record.values == {"ndcg@10": record.best}
+    # A busy machine may not have come to the end of an epoch.
+    assert record.values == ({"ndcg@10": record.best} if record.curve else {})
