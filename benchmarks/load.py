@@ -30,6 +30,8 @@ import uvloop
 
 END = b"\r\n\r\n"
 LENGTH = b"content-length:"
+LAST = b"0\r\n\r\n"
+CHUNKED = 1 << 40
 CONNECTIONS = 512
 """Of an open loop, at most."""
 PATIENCE_SECONDS = 5
@@ -121,11 +123,12 @@ class Connection(asyncio.Protocol):
             if not found:
                 return
             self._status = int(head[9:12])
-            lower = head.lower()
-            at = lower.index(LENGTH) + len(LENGTH)
-            self._missing = int(lower[at:].split(b"\r", 1)[0])
+            _, told, after = head.lower().partition(LENGTH)
+            # Without a length it comes in chunks, as some servers' errors do.
+            self._missing = int(after.split(b"\r", 1)[0]) if told else CHUNKED
             self._buffer = rest
-        if len(self._buffer) >= self._missing:
+        is_whole = self._buffer.endswith(LAST) if self._missing == CHUNKED else len(self._buffer) >= self._missing
+        if is_whole:
             self._buffer, self._missing, self.is_asking = b"", -1, False
             self._told(self, self._status)
 
