@@ -38,7 +38,7 @@ SERVING: Mapping[str, dict[str, Any]] = {
     "rayrec-2": {**UNCACHED, "funnel": FUNNEL, "min_replicas": 2, "max_replicas": 2, "replica_cpus": 0.3},
     "rayrec-plain": UNCACHED,
     "rayrec-cached": {},
-    "rayrec-single": {**UNCACHED, "max_batch_size": 1},
+    "rayrec-single": {**UNCACHED, "max_batch_size": 1, "max_queued_requests": 128},
 }
 """The recipe's `serving` of each endpoint, one replica each: the whole funnel; the same by two replicas; the order of
 the model, which is what the peers answer; the same as by default, with answers remembered; and without batches."""
