@@ -209,7 +209,7 @@ def listening(engine: Engine) -> Iterator[int]:
     thread = threading.Thread(target=server.run)
     thread.start()
     while not server.started:
-        time.sleep(0.01)
+        time.sleep(0.01)  # polls a thread that opens a port
     yield server.servers[0].sockets[0].getsockname()[1]
     server.should_exit = True
     thread.join()
@@ -239,8 +239,7 @@ def changes(engine: Engine, times: int = 20) -> dict[str, float]:
     catalog, taken = engine.catalog, []
     assert isinstance(catalog, Items)
     for row in range(times):
-        # Attributes are used for a second more.
-        time.sleep(1.05)
+        time.sleep(1.05)  # attributes are used for a second more
         catalog.put([Item(f"i{row + 1}", "changed", ("c1", "c2"), timestamp=int(time.time() * 1000))])
         began = time.perf_counter()
         query = engine.user_query(f"u{row}", 20, 0)

@@ -80,7 +80,7 @@ def test_what_fails_once_is_done_again_and_once_more_at_the_end(
     assert again.wait(10)
     ticker.stop()
     ended = len(calls)
-    time.sleep(0.05)
+    time.sleep(0.05)  # five of its beats
 
     assert "once" in caplog.text
     assert len(calls) == ended
