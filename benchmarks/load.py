@@ -19,6 +19,7 @@ import random
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import cycle
 from pathlib import Path
@@ -191,38 +192,57 @@ async def closed(host: str, port: int, requests: Iterator[bytes], concurrency: i
 async def opened(host: str, port: int, requests: Iterator[bytes], phases: Sequence[tuple[float, float]]) -> Seen:
     """Ask at random moments, whatever is answered: at a rate a second for some seconds, then at another, and so on."""
     loop, seen, due = asyncio.get_running_loop(), Seen(elapsed=sum(seconds for _, seconds in phases)), {}
-    idle: deque[Connection] = deque()
+    connections: set[Connection] = set()
+    connecting: set[asyncio.Task[None]] = set()
+    idle: list[Connection] = []
     waiting: deque[float] = deque()
 
     def told(connection: Connection, status: int) -> None:
         seen.answers.append(Answer(status, time.perf_counter() - due[connection], due[connection] - start))
-        if not connection.is_open:
-            return
+        if connection.is_open:
+            go_on(connection)
+        else:
+            connections.discard(connection)
+
+    def go_on(connection: Connection) -> None:
         if waiting:
-            ask(connection, waiting.popleft())
+            due[connection] = waiting.popleft()
+            connection.ask(next(requests))
         else:
             idle.append(connection)
 
-    def ask(connection: Connection, since: float) -> None:
-        due[connection] = since
-        connection.ask(next(requests))
+    async def connect() -> None:
+        # One that is refused leaves its request to the next.
+        with suppress(OSError):
+            connection = (await loop.create_connection(lambda: Connection(told), host, port))[1]
+            connections.add(connection)
+            go_on(connection)
 
-    connections = [(await loop.create_connection(lambda: Connection(told), host, port))[1] for _ in range(CONNECTIONS)]
-    idle.extend(connections)
+    def ask() -> None:
+        while idle:
+            # The one that was used last, as clients' pools give it; servers close some that nobody uses.
+            last = idle.pop()
+            if last.is_open:
+                go_on(last)
+                return
+            connections.discard(last)
+        if len(connections) + len(connecting) < CONNECTIONS:
+            task = loop.create_task(connect())
+            connecting.add(task)
+            task.add_done_callback(connecting.discard)
+
     following = end = start = time.perf_counter()
     for rate, seconds in phases:
         end += seconds
         while following < end:
             now = time.perf_counter()
             while following <= min(now, end):
-                if idle:
-                    ask(idle.popleft(), following)
-                else:
-                    waiting.append(following)
+                waiting.append(following)
+                ask()
                 following += random.expovariate(rate)
             await asyncio.sleep(max(0.0, following - time.perf_counter()))
     deadline = time.perf_counter() + PATIENCE_SECONDS
-    while len(idle) < len(connections) and time.perf_counter() < deadline:
+    while (waiting or any(one.is_asking for one in connections)) and time.perf_counter() < deadline:
         await asyncio.sleep(0.01)
     unanswered = [*(due[connection] for connection in connections if connection.is_asking), *waiting]
     seen.answers += [Answer(0, time.perf_counter() - since, since - start) for since in unanswered]

@@ -102,11 +102,12 @@ def test_propensities_tell_how_often_chance_chose() -> None:
 
 
 def test_candidates_of_several_sources_stand_once() -> None:
-    best = np.array([[7, 3, 0], [1, 2, 3]])
-    found = gather("model", best, [{"similar": np.array([3, 9]), "popular": np.array([9])}, {}])
-    assert found.rows.tolist() == [[7, 3, 0, 9], [1, 2, 3, 0]]
+    given = {"model": [[7, 3, 0], [1, 2, 3]], "similar": [[3, 9, 8], [0, 0, 0]], "popular": [[0, 9], [0, 0]]}
+    quotas = {"model": 3, "similar": 2, "popular": 1}
+    found = gather({name: np.array(rows) for name, rows in given.items()}, quotas, 9)
+    assert found.rows.tolist() == [[7, 3, 9, 0, 0, 0], [1, 2, 3, 0, 0, 0]]
     assert found.sources(0, 1) == {"model": 2, "similar": 1}
-    assert found.sources(0, 3) == {"similar": 2, "popular": 1}
+    assert found.sources(0, 2) == {"similar": 2, "popular": 1}
     assert found.sources(1, 2) == {"model": 3}
     assert found.by_ranks()[0].argmax() == 1
 

@@ -29,8 +29,8 @@ class Scores(Protocol):
     def of(self, rows: np.ndarray) -> np.ndarray:
         """Scores of some items: ``[B, C]`` int64 to ``[B, C]`` float32, minus infinity for what is not allowed."""
 
-    def allows(self, request: int, rows: np.ndarray) -> np.ndarray:
-        """Which of some items, ``[n]`` int64, may be in the answer to a request: ``[n]`` bool."""
+    def allows(self, rows: np.ndarray) -> np.ndarray:
+        """Which of some items, ``[n]`` int64, may be in the answer to each request: ``[B, n]`` bool."""
 
 
 class DenseScores:
@@ -53,11 +53,11 @@ class DenseScores:
 
     def of(self, rows: np.ndarray) -> np.ndarray:
         """See `Scores`."""
-        return np.take_along_axis(self._scores, rows, axis=1)
+        return self._scores[np.arange(len(rows))[:, None], rows]
 
-    def allows(self, request: int, rows: np.ndarray) -> np.ndarray:
+    def allows(self, rows: np.ndarray) -> np.ndarray:
         """See `Scores`."""
-        return ~np.isneginf(self._scores[request, rows])
+        return ~np.isneginf(self._scores[:, rows])
 
 
 class Source(Protocol):
@@ -121,9 +121,9 @@ class FoundScores:
             scores[~limits.allows(mine)] = -np.inf
         return found
 
-    def allows(self, request: int, rows: np.ndarray) -> np.ndarray:
+    def allows(self, rows: np.ndarray) -> np.ndarray:
         """See `Scores`."""
-        return self.limits[request].allows(rows)
+        return np.stack([limits.allows(rows) for limits in self.limits])
 
 
 def best_of(

@@ -33,11 +33,11 @@ def top_k(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     kept = min(k, scores.shape[1])
     if not kept or not len(scores):
         return columns, values
-    best = _best_columns(scores, kept)
-    found = np.take_along_axis(scores, best, axis=1)
+    best, each = _best_columns(scores, kept), np.arange(len(scores))[:, None]
+    found = scores[each, best]
     order = np.argsort(-found, axis=1, kind="stable")
-    values[:, :kept] = np.take_along_axis(found, order, axis=1)
-    columns[:, :kept] = np.where(values[:, :kept] > -np.inf, np.take_along_axis(best, order, axis=1), 0)
+    values[:, :kept] = found[each, order]
+    columns[:, :kept] = np.where(values[:, :kept] > -np.inf, best[each, order], 0)
     return columns, values
 
 

@@ -203,13 +203,20 @@ class Engine:
             count,
             offset,
             self.limits(wanted, len(rows) > 0, seen),
-            context=Context(_until(history.times, at), history.features),
+            context=Context(self._times(history.times, at), history.features),
             user=self.features.read("user", user, at),
             moment=self.features.read("context", context, at),
             at=at,
             others=history.others,
             wanted=wanted,
         )
+
+    def _times(self, times: np.ndarray | None, at: int) -> np.ndarray | None:
+        """The times of as much of a history as is read, and of the request."""
+        if times is None:
+            return None
+        # Clocks differ: an event from the future was just now.
+        return np.append(np.minimum(times[-self.scorer.max_length :], at), at)
 
     def limits(self, wanted: Wanted, known: bool, but: np.ndarray = NO_ROWS) -> Limits:
         """Which items may be recommended, by the rows of the scorer that answers who has a history, or who has none.
@@ -342,11 +349,6 @@ class Engine:
         """With the entries of the catalogue."""
         each = zip(found.keys, found.scores.tolist(), found.propensities, found.paths, strict=True)
         return Answer([ScoredItem(self.catalog.item(key) or Item(key), *rest) for key, *rest in each], found.source)
-
-
-def _until(times: np.ndarray | None, at: int) -> np.ndarray | None:
-    """The times of a history and of the request. Clocks differ: an event from the future was just now."""
-    return None if times is None else np.append(np.minimum(times, at), at)
 
 
 def histories_of(release: Release) -> DatasetHistories:

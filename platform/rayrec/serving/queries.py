@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
@@ -112,8 +113,7 @@ class Answer:
         return {"source": self.source, "degraded": self.degraded, "items": [scored.to_json() for scored in self.items]}
 
 
-@dataclass(frozen=True)
-class Shown:
+class Shown(NamedTuple):
     """An item of an answer, by its key.
 
     Attributes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice, takewhile
 
@@ -19,6 +19,8 @@ from rayrec.serving.funnel.rerank import Candidates, Places, Rules, arrange, sca
 from rayrec.serving.queries import MODEL, Query, Ranked, Shown
 from rayrec.serving.state import Catalog, Item
 
+SIMILAR, LISTS = "similar", ("popular", "trending", "latest")
+"""Sources besides the model, as the policy names them."""
 RECENT = 5
 """Latest items of a history that others are like."""
 MOST_LISTED = 1000
@@ -49,27 +51,23 @@ class _Arranged:
 
     def shown(self, request: int, detailed: bool) -> Iterator[Shown]:
         """The items of a request: those that the rules gave a place, then the others by their relevance."""
-        chosen = self.placed.chosen[request]
-        for place, candidate in enumerate(chosen[chosen >= 0]):
-            chance = bool(self.placed.by_chance[request, place])
-            path = {"by": "chance" if chance else "order"} if detailed else {}
-            yield self._item(request, int(candidate), float(self.placed.propensities[request, place]), path)
-        if (chosen < 0).any():
-            # The rules allow no other.
-            return
-        behind = np.argsort(-self.relevance[request], kind="stable")
-        for candidate in behind[~np.isin(behind, chosen) & np.isfinite(self.relevance[request][behind])]:
-            yield self._item(request, int(candidate), 1.0, {"by": "order"} if detailed else {})
+        placed, relevance = self.placed, self.relevance[request]
+        chosen, by_chance = placed.chosen[request], placed.by_chance[request].tolist()
+        for candidate, propensity, chance in zip(
+            chosen.tolist(), placed.propensities[request].tolist(), by_chance, strict=True
+        ):
+            if candidate < 0:
+                # The rules allow no other.
+                return
+            yield self._item(request, candidate, propensity, "chance" if chance else "order", detailed)
+        behind = np.argsort(-relevance, kind="stable")
+        for candidate in behind[~np.isin(behind, chosen) & np.isfinite(relevance[behind])].tolist():
+            yield self._item(request, candidate, 1.0, "order", detailed)
 
-    def _item(self, request: int, candidate: int, propensity: float, path: Mapping[str, object]) -> Shown:
-        row = int(self.gathered.rows[request, candidate])
-        sources = {"sources": self.gathered.sources(request, candidate)} if path else {}
-        return Shown(
-            self.scorer.item_keys[row - 1],
-            float(self.scores[request, candidate]),
-            propensity,
-            {**sources, **path} or None,
-        )
+    def _item(self, request: int, candidate: int, propensity: float, by: str, detailed: bool) -> Shown:
+        key = self.scorer.item_keys[self.gathered.rows[request, candidate] - 1]
+        path = {"sources": self.gathered.sources(request, candidate), "by": by} if detailed else None
+        return Shown(key, self.scores[request, candidate].item(), propensity, path)
 
 
 class Funnel:
@@ -93,6 +91,7 @@ class Funnel:
         self._trending = trending
         self._salt = salt
         self._rules = Rules(policy.diversity, policy.diversity_weight, policy.category_cap, policy.exploration)
+        self._quotas = policy.sources.model_dump()
         self._known: dict[int, Attributes] = {}
         self._lists: dict[tuple[str, str], tuple[Sequence[Item | str], np.ndarray]] = {}
         anything = Limits(Offered.everything(len(popular.item_keys)))
@@ -109,10 +108,9 @@ class Funnel:
         """
         scorer, about = self._scorers[source == MODEL], self._attributes(source == MODEL)
         deepest = max(query.offset + query.count for query in queries)
-        best, values = scores.best(max(self.policy.sources.model, deepest))
-        near = self._near(scorer, queries)
-        others = [near[at] | self._listed_for(at, scorer, scores) for at in range(len(queries))]
-        gathered = gather(source, np.where(np.isfinite(values), best, 0), others)
+        deep = max(self.policy.sources.model, deepest)
+        given = {source: scores.best(deep)[0]} | self._near(scorer, queries) | self._listed_for(source, scorer, scores)
+        gathered = gather(given, {**self._quotas, source: deep}, len(scorer.item_keys))
         known = scores.of(gathered.rows)
         relevance = self._relevance(known, gathered, about, queries)
         chances = [self._chance(query) for query in queries]
@@ -135,27 +133,20 @@ class Funnel:
             shown.append(following)
         return Ranked.of(source, shown[query.offset :])
 
-    def _near(self, scorer: Scorer, queries: Sequence[Query]) -> list[dict[str, np.ndarray]]:
+    def _near(self, scorer: Scorer, queries: Sequence[Query]) -> dict[str, np.ndarray]:
         """What is like the latest items of each history, which all of a batch have or none: rows, best first."""
-        quota = self.policy.sources.similar
+        quota = self._quotas[SIMILAR]
         if not quota or not all(len(query.history) for query in queries):
-            return [{} for _ in queries]
+            return {}
         # `np.unique` takes ten times as long for so few.
         recent = [np.array([*dict.fromkeys(query.history[-RECENT:].tolist())], np.int64) for query in queries]
         found = scorer.similar_each(recent, quota, [query.limits for query in queries])
-        if found is None:
-            return [{"similar": NO_ROWS} for _ in queries]
-        return [{"similar": rows[np.isfinite(values)]} for rows, values in zip(*found, strict=True)]
+        return {} if found is None else {SIMILAR: found[0]}
 
-    def _listed_for(self, request: int, scorer: Scorer, scores: Scores) -> dict[str, np.ndarray]:
-        """What lists give that are the same for everybody: rows that may be shown to a request, best first."""
-        found = {}
-        for name in ("popular", "trending", "latest"):
-            quota = getattr(self.policy.sources, name)
-            if quota:
-                rows = self._listed(name, scorer)
-                found[name] = rows[scores.allows(request, rows)][:quota]
-        return found
+    def _listed_for(self, source: str, scorer: Scorer, scores: Scores) -> dict[str, np.ndarray]:
+        """What lists give that are the same for everybody: rows, best first; 0 for what a request may not have."""
+        lists = {name: self._listed(name, scorer) for name in LISTS if self._quotas[name] and name != source}
+        return {name: np.where(scores.allows(rows), rows, 0) for name, rows in lists.items()}
 
     def _listed(self, name: str, scorer: Scorer) -> np.ndarray:
         """Rows of a list that is the same for everybody, looked up once for each list that comes."""
@@ -176,7 +167,7 @@ class Funnel:
     ) -> np.ndarray:
         """From 0 to 1 by the policy's way to merge, and more for what is new: ``[B, C]``."""
         ranked = np.where(np.isfinite(scores), gathered.by_ranks(), -np.inf) if self.policy.merge == "ranks" else scores
-        relevance = scaled(ranked)
+        relevance = scaled(np.ascontiguousarray(ranked, np.float32))
         if self.policy.freshness_weight:
             now = np.array([[query.at] for query in queries])
             age = np.maximum(now - about.came[gathered.rows], 0) / DAY

@@ -1,8 +1,7 @@
 """The order in which candidates are shown: relevance against likeness, at most so many of a category, some by chance.
 
-All requests of a batch at once, place by place: at each place the best of what is left and allowed is taken. Maximal
-marginal relevance: Carbonell & Goldstein (SIGIR 1998). Determinantal point processes, greedily: Chen, Zhang & Zhou
-(NeurIPS 2018).
+Place by place the best of what is left and allowed is taken. Maximal marginal relevance: Carbonell & Goldstein (SIGIR
+1998). Determinantal point processes, greedily: Chen, Zhang & Zhou (NeurIPS 2018).
 """
 
 from __future__ import annotations
@@ -13,10 +12,17 @@ from typing import Literal
 
 import numpy as np
 
+from rayrec.serving.funnel.compiled import compiled
+
 Diversity = Literal["none", "mmr", "dpp"]
-WORD = 64
+KINDS: tuple[Diversity, ...] = "none", "mmr", "dpp"
+MMR, DPP = 1, 2
+"""Places in `KINDS`."""
+NO_CAP = 0
 SMALLEST = 1e-6
 """Of what is left of a candidate that is like those before it; below, it adds nothing."""
+MOST_SHARE = 20.0
+"""Of relevance in the length of a vector: beyond, single precision has no room for what it spans."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +44,7 @@ class Rules:
 
 @dataclass(frozen=True)
 class Candidates:
-    """What may be shown, of a batch of requests, best first.
+    """What may be shown, of a batch of requests.
 
     Attributes:
         relevance: ``[B, C]`` float32, about from 0 to 1; minus infinity where there is no candidate.
@@ -74,166 +80,194 @@ def arrange(candidates: Candidates, count: int, rules: Rules, chances: Sequence[
         count: How many places.
         rules: How they are given.
         chances: One for each request, read only where places are given by chance.
+
+    Raises:
+        ValueError: The rules need what is not known of the candidates.
     """
     batch, size = candidates.relevance.shape
-    everyone = np.arange(batch)
-    left = np.isfinite(candidates.relevance)
-    relevance = np.where(left, candidates.relevance, 0)
-    chosen = np.full((batch, count), -1, np.int64)
-    propensities, by_chance = np.ones((batch, count)), np.zeros((batch, count), bool)
-    likeness = _LIKENESS[rules.diversity](relevance, candidates.directions, rules.weight)
-    caps = None if rules.category_cap is None else _Caps(candidates.categories, batch, rules.category_cap)
-    for place in range(min(count, size)):
-        allowed = left if caps is None else left & caps.allowed()
-        some = allowed.any(axis=1)
-        if not some.any():
-            break
-        taken = np.where(allowed, likeness.values(), -np.inf).argmax(axis=1)
-        if rules.exploration:
-            best = taken.copy()
-            propensities[:, place] = _explore(taken, allowed, rules.exploration, chances)
-            by_chance[:, place] = taken != best
-        chosen[some, place] = taken[some]
-        left[everyone, taken] = False
-        likeness.take(taken)
-        if caps is not None:
-            caps.take(taken, some)
-    return Places(chosen, propensities, by_chance)
+    placed = Places(np.full((batch, count), -1, np.int64), np.ones((batch, count)), np.zeros((batch, count), np.bool_))
+    draws = [chance.random((count, 2)) for chance in chances] if rules.exploration else np.zeros((batch, 0, 2))
+    directions, categories = np.zeros((batch, size, 0)), np.zeros((batch, size, 0))
+    if rules.diversity != "none":
+        directions = _given(candidates.directions, "vectors")
+    if rules.category_cap is not None:
+        categories = _given(candidates.categories, "categories")
+    _arrange(
+        np.ascontiguousarray(candidates.relevance, np.float32),
+        np.ascontiguousarray(directions, np.float32),
+        np.ascontiguousarray(categories, np.int32),
+        np.ascontiguousarray(draws, np.float64),
+        KINDS.index(rules.diversity),
+        rules.weight,
+        rules.category_cap or NO_CAP,
+        rules.exploration,
+        placed.chosen,
+        placed.propensities,
+        placed.by_chance,
+    )
+    return placed
 
 
-def _explore(taken: np.ndarray, allowed: np.ndarray, rate: float, chances: Sequence[np.random.Generator]) -> np.ndarray:
-    """Give some places at random, in place. Returns the propensities: ``[B]``."""
-    best = taken.copy()
-    sizes = allowed.sum(axis=1)
-    for request in np.flatnonzero(sizes):
-        if chances[int(request)].random() < rate:
-            taken[request] = np.flatnonzero(allowed[request])[chances[int(request)].integers(sizes[request])]
-    return (1 - rate) * (taken == best) + rate / np.maximum(sizes, 1)
+def _given(known: np.ndarray | None, what: str) -> np.ndarray:
+    if known is None:
+        raise ValueError(f"these rules need the {what} of items")
+    return known
 
 
+@compiled("f4[:,::1](f4[:,::1])")
 def scaled(relevance: np.ndarray) -> np.ndarray:
-    """From 0 to 1 for each request, ``[B, C]``: scores of models are of any size. Minus infinity stays."""
-    finite = np.isfinite(relevance)
-    lowest = np.where(finite, relevance, np.inf).min(axis=1, keepdims=True)
-    highest = np.where(finite, relevance, -np.inf).max(axis=1, keepdims=True)
-    with np.errstate(invalid="ignore"):
-        between = (relevance - lowest) / np.maximum(highest - lowest, SMALLEST)
-    return np.where(finite, between, -np.inf).astype(np.float32)
+    """From 0 to 1 for each request, ``[B, C]`` float32: scores of models are of any size. Minus infinity stays."""
+    found = np.full(relevance.shape, -np.inf, np.float32)
+    for request in range(len(relevance)):
+        lowest, highest = np.inf, -np.inf
+        for value in relevance[request]:
+            if np.isfinite(value):
+                lowest, highest = min(lowest, value), max(highest, value)
+        for candidate, value in enumerate(relevance[request]):
+            if np.isfinite(value):
+                found[request, candidate] = (value - lowest) / max(highest - lowest, SMALLEST)
+    return found
 
 
-class _Alone:
-    """Candidates as they are, whatever came before."""
-
-    def __init__(self, relevance: np.ndarray, directions: np.ndarray | None, weight: float) -> None:
-        self._values = relevance
-
-    def values(self) -> np.ndarray:
-        """What each candidate is worth now: ``[B, C]``."""
-        return self._values
-
-    def take(self, taken: np.ndarray) -> None:
-        """One of each request, ``[B]``, has been given a place."""
+@compiled()
+def _best(worth: np.ndarray, left: np.ndarray) -> tuple[int, int]:
+    """The first of what is worth most, and how many are left; with 0 the first means nothing."""
+    best, count = 0, 0
+    for candidate in range(len(left)):
+        if left[candidate]:
+            count += 1
+            if count == 1 or worth[candidate] > worth[best]:
+                best = candidate
+    return best, count
 
 
-class _Marginal(_Alone):
+@compiled()
+def _nth(left: np.ndarray, n: int) -> int:
+    """The n-th, from 0, of what is left."""
+    for candidate in range(len(left)):
+        if left[candidate]:
+            if n == 0:
+                return candidate
+            n -= 1
+    return -1
+
+
+@compiled()
+def _cosine(one: np.ndarray, other: np.ndarray) -> np.float32:
+    """Of two vectors of length 1."""
+    total = np.float32(0)
+    for at in range(len(one)):
+        total += one[at] * other[at]
+    return total
+
+
+@compiled()
+def _near_taken(
+    directions: np.ndarray,
+    relevance: np.ndarray,
+    weight: float,
+    taken: int,
+    left: np.ndarray,
+    nearest: np.ndarray,
+    worth: np.ndarray,
+) -> None:
     """Maximal marginal relevance: less by the greatest likeness to what has a place."""
-
-    def __init__(self, relevance: np.ndarray, directions: np.ndarray | None, weight: float) -> None:
-        super().__init__((1 - weight) * relevance, directions, weight)
-        self._directions = _given(directions)
-        self._weight = weight
-        self._nearest = np.full(relevance.shape, -1.0, np.float32)
-        self._any = False
-
-    def values(self) -> np.ndarray:
-        """See `_Alone`."""
-        return self._values - self._weight * self._nearest if self._any else self._values
-
-    def take(self, taken: np.ndarray) -> None:
-        """See `_Alone`."""
-        self._any = True
-        np.maximum(self._nearest, _cosines(self._directions, taken), out=self._nearest)
+    for candidate in range(len(worth)):
+        if not left[candidate]:
+            continue
+        nearest[candidate] = max(nearest[candidate], _cosine(directions[candidate], directions[taken]))
+        worth[candidate] = (1 - weight) * relevance[candidate] - weight * nearest[candidate]
 
 
-class _Determinantal(_Alone):
-    """A determinantal point process: the volume that the items' vectors, as long as they are relevant, span."""
+@compiled()
+def _span(
+    directions: np.ndarray, lengths: np.ndarray, taken: int, place: int, spanned: np.ndarray, worth: np.ndarray
+) -> None:
+    """A determinantal point process: what is left of each when what the taken one spans is taken from it.
 
-    def __init__(self, relevance: np.ndarray, directions: np.ndarray | None, weight: float) -> None:
-        super().__init__(relevance, directions, weight)
-        self._directions = _given(directions)
-        # Chen et al., section 4: the weight of relevance is in the length of the vectors.
-        share = (1 - weight) / max(2 * weight, SMALLEST)
-        self._lengths = np.exp(np.minimum(share, 20.0) * relevance)
-        self._left = self._lengths**2
-        self._spanned: list[np.ndarray] = []
-
-    def values(self) -> np.ndarray:
-        """See `_Alone`."""
-        return np.log(np.maximum(self._left, SMALLEST**2))
-
-    def take(self, taken: np.ndarray) -> None:
-        """See `_Alone`: one step of an incremental Cholesky factorization."""
-        everyone = np.arange(len(taken))
-        row = _cosines(self._directions, taken) * self._lengths * self._lengths[everyone, taken][:, None]
-        for before in self._spanned:
-            row -= before * before[everyone, taken][:, None]
-        row /= np.sqrt(np.maximum(self._left[everyone, taken], SMALLEST))[:, None]
-        self._spanned.append(row)
-        self._left -= row**2
+    One step of an incremental Cholesky factorization, whose rows are ``spanned``.
+    """
+    height = np.sqrt(max(worth[taken], np.float32(SMALLEST)))
+    row = spanned[place]
+    for candidate in range(len(worth)):
+        row[candidate] = _cosine(directions[candidate], directions[taken]) * lengths[candidate] * lengths[taken]
+    for before in range(place):
+        known = spanned[before, taken]
+        for candidate in range(len(worth)):
+            row[candidate] -= spanned[before, candidate] * known
+    for candidate in range(len(worth)):
+        row[candidate] /= height
+        worth[candidate] = max(worth[candidate] - row[candidate] ** 2, np.float32(SMALLEST**2))
 
 
-_LIKENESS: dict[Diversity, type[_Alone]] = {"none": _Alone, "mmr": _Marginal, "dpp": _Determinantal}
+@compiled()
+def _close_full(categories: np.ndarray, taken: int, cap: int, counts: np.ndarray, left: np.ndarray) -> None:
+    """Count the categories of what was taken, and leave no candidate of one that is full."""
+    for at in range(categories.shape[1]):
+        category = categories[taken, at]
+        # A category that an item has twice counts once; 0 is padding.
+        if category == 0 or _has(categories, taken, at, category):
+            continue
+        counts[category] += 1
+        if counts[category] == cap:
+            for candidate in range(len(left)):
+                if left[candidate] and _has(categories, candidate, categories.shape[1], category):
+                    left[candidate] = False
 
 
-def _given(directions: np.ndarray | None) -> np.ndarray:
-    if directions is None:
-        raise ValueError("likeness needs item vectors")
-    return directions
-
-
-def _cosines(directions: np.ndarray, taken: np.ndarray) -> np.ndarray:
-    """Of every candidate with one of its request: ``[B, C]``."""
-    one = directions[np.arange(len(taken)), taken]
-    found: np.ndarray = np.matmul(directions, one[:, :, None])[:, :, 0]
+@compiled()
+def _has(categories: np.ndarray, candidate: int, width: int, category: int) -> bool:
+    """Whether one of the first ``width`` categories of a candidate is this."""
+    found = False
+    for at in range(width):
+        found |= categories[candidate, at] == category
     return found
 
 
-class _Caps:
-    """Counts of the categories that have places."""
-
-    def __init__(self, categories: np.ndarray | None, batch: int, cap: int) -> None:
-        if categories is None:
-            raise ValueError("caps need categories")
-        self._categories = categories
-        self._cap = cap
-        self._counts = np.zeros((batch, int(categories.max(initial=0)) + 1), np.int64)
-        # A bit for each category: places are many, and categories are compared at each.
-        words = self._counts.shape[1] // WORD + 1
-        self._bits = np.zeros((*categories.shape[:2], words), np.uint64)
-        self._full = np.zeros((batch, 1, words), np.uint64)
-        everyone, everything = np.ogrid[: categories.shape[0], : categories.shape[1]]
-        for numbers in np.moveaxis(categories, 2, 0):
-            self._bits[everyone, everything, numbers // WORD] |= _bit(numbers)
-
-    def allowed(self) -> np.ndarray:
-        """Which candidates have no category that is full: ``[B, C]`` bool."""
-        found: np.ndarray = np.logical_not((self._bits & self._full).any(axis=2))
-        return found
-
-    def take(self, taken: np.ndarray, some: np.ndarray) -> None:
-        """One of each of ``some`` requests, ``[B]`` bool, has been given a place."""
-        requests = np.flatnonzero(some)
-        theirs = self._categories[requests, taken[requests]]
-        # A category that an item has twice counts once.
-        self._counts[requests[:, None], theirs] += 1
-        # Category 0 is padding, of which there may be any number.
-        full = (self._counts[requests[:, None], theirs] == self._cap) & (theirs > 0)
-        for place, column in np.argwhere(full).tolist():
-            number = theirs[place, column]
-            self._full[requests[place], 0, number // WORD] |= _bit(number)
-
-
-def _bit(numbers: np.ndarray) -> np.ndarray:
-    """Of some categories, in its word."""
-    found: np.ndarray = np.left_shift(np.uint64(1), (numbers % WORD).astype(np.uint64))
-    return found
+@compiled("void(f4[:,::1], f4[:,:,::1], i4[:,:,::1], f8[:,:,::1], i8, f8, i8, f8, i8[:,::1], f8[:,::1], b1[:,::1])")
+def _arrange(
+    relevance: np.ndarray,
+    directions: np.ndarray,
+    categories: np.ndarray,
+    draws: np.ndarray,
+    kind: int,
+    weight: float,
+    cap: int,
+    rate: float,
+    chosen: np.ndarray,
+    propensities: np.ndarray,
+    by_chance: np.ndarray,
+) -> None:
+    """`arrange`, into the last three; ``draws`` are ``[B, n, 2]`` from 0 to 1: whether by chance, and which."""
+    count, most = min(chosen.shape[1], relevance.shape[1]), 0
+    if cap:
+        for category in categories.flat:
+            most = max(most, category)
+    # Chen et al., section 4: the weight of relevance is in the length of the vectors.
+    share = min((1 - weight) / max(2 * weight, SMALLEST), MOST_SHARE)
+    for request in range(len(relevance)):
+        mine, left = relevance[request], np.isfinite(relevance[request])
+        worth, nearest = mine.copy(), np.full(len(mine), -1, np.float32)
+        lengths = np.exp(np.float32(share) * mine)
+        if kind == DPP:
+            worth = lengths**2
+        spanned = np.zeros((count if kind == DPP else 0, len(mine)), np.float32)
+        counts = np.zeros(most + 1, np.int64)
+        for place in range(count):
+            best, others = _best(worth, left)
+            if others == 0:
+                break
+            taken = best
+            if rate > 0:
+                if draws[request, place, 0] < rate:
+                    taken = _nth(left, int(draws[request, place, 1] * others))
+                propensities[request, place] = (1 - rate) * (taken == best) + rate / others
+                by_chance[request, place] = taken != best
+            chosen[request, place] = taken
+            left[taken] = False
+            if kind == MMR:
+                _near_taken(directions[request], mine, weight, taken, left, nearest, worth)
+            elif kind == DPP:
+                _span(directions[request], lengths, taken, place, spanned, worth)
+            if cap:
+                _close_full(categories[request], taken, cap, counts, left)

@@ -39,6 +39,9 @@ CONNECT_SECONDS = 2
 MOST_CONNECTIONS = 30
 """More than there are threads that read."""
 STATEMENT_SECONDS = 30
+CHECKPOINTS = "wal_autocheckpoint=8000"
+"""Pages of SQLite's log. Impressions change that many in a second, here and there in indexes; by SQLite's own 1,000 each
+would be written twice."""
 LOCK = 7_269_953_015
 """The number of PostgreSQL's lock that writers take, so that positions are visible in the order of their numbers."""
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -276,7 +279,8 @@ def _durable(connection: Any, _record: Any) -> None:
     """Readers beside one writer, and every commit flushed."""
     # Transactions are begun by `_begin`, not by the driver.
     connection.isolation_level = None
-    for setting in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON"):
+    settings = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON", CHECKPOINTS)
+    for setting in settings:
         connection.execute(f"PRAGMA {setting}")
     # SQLite's own knows the letters of ASCII only.
     connection.create_function("lower", 1, lambda text: text and text.lower(), deterministic=True)

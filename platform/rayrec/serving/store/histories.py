@@ -29,8 +29,8 @@ class _Numbers:
     def __getitem__(self, numbers: np.ndarray) -> np.ndarray:
         """``[n]`` int32 numbers to ``[n]`` int64."""
         known = self._known
-        if len(numbers) and int(numbers.max()) >= len(known):
-            new = self._names.known[len(known) :]
+        new = self._names.known[len(known) :]
+        if new:
             known = self._known = np.concatenate([known, np.array([self._meaning(name) for name in new], np.int64)])
         found: np.ndarray = known[numbers]
         return found
