@@ -31,6 +31,7 @@ import uvloop
 
 END = b"\r\n\r\n"
 LENGTH = b"content-length:"
+CLOSE = b"connection: close"
 LAST = b"0\r\n\r\n"
 CHUNKED = 1 << 40
 CONNECTIONS = 512
@@ -103,6 +104,7 @@ class Connection(asyncio.Protocol):
         self._buffer = b""
         self._missing = -1
         self._status = 0
+        self._is_last = False
         self.is_asking = False
         self.is_open = False
 
@@ -123,14 +125,19 @@ class Connection(asyncio.Protocol):
             head, found, rest = self._buffer.partition(END)
             if not found:
                 return
-            self._status = int(head[9:12])
-            _, told, after = head.lower().partition(LENGTH)
+            self._status, head = int(head[9:12]), head.lower()
+            # Said by HAProxy when another process takes its place: what is asked here from now on is nobody's.
+            self._is_last = CLOSE in head
+            _, told, after = head.partition(LENGTH)
             # Without a length it comes in chunks, as some servers' errors do.
             self._missing = int(after.split(b"\r", 1)[0]) if told else CHUNKED
             self._buffer = rest
         is_whole = self._buffer.endswith(LAST) if self._missing == CHUNKED else len(self._buffer) >= self._missing
         if is_whole:
             self._buffer, self._missing, self.is_asking = b"", -1, False
+            if self._is_last:
+                self.is_open = False
+                self._transport.close()
             self._told(self, self._status)
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -31,14 +31,17 @@ should run.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import random
+import sqlite3
 import statistics
 import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -52,7 +55,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks import load
 from benchmarks.servers import model
-from benchmarks.servers.contenders import Contender, Server, contenders, prepare, throttled
+from benchmarks.servers.contenders import NAME, Contender, Server, contenders, prepare, throttled
 
 from rayrec.artifacts import Storage
 from rayrec.serving.engine import Engine
@@ -111,6 +114,14 @@ def server_rows(server: Server, users: list[str], seconds: float, seed: int) -> 
     yield row("open", uvloop.run(load.opened(*place, requests, [(rate, OPEN_SECONDS)]))) | {"offered_per_s": rate}
 
 
+def forget_impressions(home: Path) -> None:
+    """Take out of the endpoints' database what those before were asked: each begins with what the first one found."""
+    if (path := home / "state" / f"{NAME}.db").exists():
+        with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+            connection.execute("DELETE FROM impressions")
+            connection.execute("VACUUM")
+
+
 # ---- answers
 
 
@@ -150,10 +161,13 @@ def compare(arguments: argparse.Namespace, temporary: Path) -> dict[str, Any]:
     everybody = contenders(arguments.home, releases, arguments.peers_python, temporary)
     chosen = [contender for contender in everybody if contender.name in (arguments.servers or [contender.name])]
     missing = [contender.name for contender in chosen if not contender.is_installed()]
+    # Else Python would look for garbage among all of this while it measures.
+    gc.freeze()
     for turn in range(arguments.rounds):
         for contender in chosen:
             if contender.name in missing:
                 continue
+            forget_impressions(arguments.home)
             with Server(contender, users[0], arguments.home / f"{contender.name}.log") as server:
                 check(server, answers.get(contender.name, answers["rayrec-plain"]))
                 measured[contender.name] += server_rows(server, users, arguments.seconds, turn)

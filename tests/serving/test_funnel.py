@@ -9,6 +9,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import numba
 import numpy as np
 import pytest
 from tests.recipes import ITEMS
@@ -17,9 +18,10 @@ from rayrec.inference.release import Release
 from rayrec.recipe_serving import Funnel as Policy
 from rayrec.serving.engine import Engine
 from rayrec.serving.funnel.candidates import gather
+from rayrec.serving.funnel.compiled import compiled
 from rayrec.serving.funnel.funnel import Funnel
 from rayrec.serving.funnel.rerank import Candidates, Diversity, Rules, arrange, scaled
-from rayrec.serving.queries import Answer, Wanted
+from rayrec.serving.queries import MODEL, Answer, Wanted
 from rayrec.serving.state import Event, Item
 from rayrec.serving.store.store import Store
 
@@ -112,6 +114,26 @@ def test_candidates_of_several_sources_stand_once() -> None:
     assert found.by_ranks()[0].argmax() == 1
 
 
+@pytest.mark.parametrize("kind", ["mmr", "dpp"])
+def test_rules_that_need_what_is_not_known_say_so(kind: Diversity) -> None:
+    with pytest.raises(ValueError, match="vectors"):
+        arrange(Candidates(RELEVANCE), 2, Rules(kind, 0.5), [])
+    with pytest.raises(ValueError, match="categories"):
+        arrange(Candidates(RELEVANCE), 2, Rules(category_cap=1), [])
+
+
+def test_loops_are_compiled_where_no_folder_can_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(numba.core.caching.CompileResultCacheImpl, "_locator_classes", [])
+
+    @compiled("i8(i8)")
+    def twice(number: int) -> int:
+        return 2 * number
+
+    assert twice(21) == 42
+    with pytest.raises(TypeError):
+        twice("21")  # type: ignore[arg-type]
+
+
 def test_relevance_is_from_0_to_1_whatever_the_scores_are() -> None:
     scores = np.array([[-3.0, 5.0, -np.inf, 1.0], [2.0, 2.0, 2.0, 2.0]], np.float32)
     assert scaled(scores).tolist() == [[0, 1, -np.inf, 0.5], [0, 0, 0, 0]]
@@ -190,6 +212,18 @@ def test_pages_follow_each_other(engine: Engine) -> None:
     assert deep[5:] == plain(engine, "u1", 15)[5:]
 
 
+def test_an_answer_does_not_depend_on_who_else_asks(engine: Engine) -> None:
+    policy = Policy(sources={"model": 6, "similar": 3}, diversity="mmr", diversity_weight=0.5, exploration=0.3)
+    queries = [engine.user_query(user, n, offset) for user, n, offset in (("u1", 3, 0), ("u2", 9, 4), ("u3", 2, 2))]
+    funnel = Funnel(policy, engine.scorer, engine.popular, engine.catalog, tuple, "served")
+    asked = [query for query in queries if query is not None]
+    together = funnel.ranked(MODEL, engine._scores(engine.scorer, asked), asked)
+    for query, found in zip(asked, together, strict=True):
+        alone = funnel.ranked(MODEL, engine._scores(engine.scorer, [query]), [query])[0]
+        assert list(alone.keys) == list(found.keys)
+        assert alone.propensities == found.propensities
+
+
 def test_new_items_come_earlier(engine: Engine, filled: Store) -> None:
     last = plain(engine, "u1")[-1]
     query = engine.user_query("u1", 1, 0)
@@ -221,6 +255,9 @@ def test_places_are_kept_for_items_that_no_model_knows(release: Release, filled_
         again = answer(engine, "u1", 6, cold_every=3)
         assert seen not in keys(again)
         assert sum(key.startswith("cold") for key in keys(again)) == 2
+        with_chance: dict[str, Any] = {"cold_every": 3, "exploration": 0.5}
+        pages = [answer(engine, "u2", n, offset, **with_chance) for n, offset in ((12, 0), (6, 0), (6, 6))]
+        assert keys(pages[0]) == keys(pages[1]) + keys(pages[2]), "how deep chance looks changes nothing before"
         even = answer(engine, "u1", 6, wanted=Wanted(categories=("even",)), cold_every=3)
         assert not any(key.startswith("cold") for key in keys(even))
         assert keys(answer(engine, "u1", 6, cold_every=3, cold_days=1)) == plain(engine, "u1", 6)

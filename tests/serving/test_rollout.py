@@ -20,6 +20,7 @@ from rayrec.inference.inputs import Inputs
 from rayrec.inference.release import Release, publish_release
 from rayrec.serving import rollout as rolling
 from rayrec.serving.lineup import place_of
+from rayrec.serving.metrics import REGISTRY
 from rayrec.serving.queries import Answer
 from rayrec.serving.rollout import Rollout
 from rayrec.serving.served import MOST_FAILURES
@@ -237,7 +238,15 @@ def test_an_arm_that_fails_gives_its_users_back(rollout: Rollout, release: Relea
 def test_a_shadow_is_asked_and_nobody_notices(
     rollout: Rollout, release: Release, other: Release, failing: Release
 ) -> None:
-    async def shadowed(by: Release) -> tuple[int, int, float]:
+    def seen(name: str, **labels: str) -> float:
+        return REGISTRY.get_sample_value(f"rayrec_{name}", labels) or 0.0
+
+    def told() -> list[float]:
+        answers = [seen("arm_answers_total", arm="shadow", outcome=outcome) for outcome in ("good", "degraded")]
+        return [*answers, seen("shadow_agreement_ratio_sum")]
+
+    async def shadowed(by: Release) -> list[float]:
+        before = told()
         await rollout.configure(config_of(release, shadow={"release": by.digest}))
         assert rollout.lineup is not None
         shadow = rollout.lineup.shadow
@@ -246,11 +255,10 @@ def test_a_shadow_is_asked_and_nobody_notices(
             assert not (await ask(rollout, f"u{n}")).degraded
         await asyncio.gather(*shadow._under_way)
         assert live(rollout) == release.digest
-        return shadow.answers, shadow.failures, shadow.agreement
+        return [after - first for first, after in zip(before, told(), strict=True)]
 
-    assert asyncio.run(shadowed(other)) == (4, 0, 1.0)
-    answers, failures, _ = asyncio.run(shadowed(failing))
-    assert (answers, failures) == (4, 4)
+    assert asyncio.run(shadowed(other)) == [4, 0, 4], "the same items, each time"
+    assert asyncio.run(shadowed(failing))[:2] == [0, 4]
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import math
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,7 +20,9 @@ from rayrec.artifacts import Json, Storage, open_folder, publish_folder
 from rayrec.inference.offered import Limits, Offered
 from rayrec.inference.scores import best_by_product
 from rayrec.inference.top_k import top_k
-from rayrec.recipe_serving import Index as IndexSettings
+
+if TYPE_CHECKING:
+    from rayrec.recipe_serving import Index as IndexSettings
 
 MANIFEST = "index.json"
 BEST, SIMILAR = "best", "similar"

@@ -85,17 +85,10 @@ class Shadowed:
     Args:
         served: The Release.
         share: Of the requests.
-
-    Attributes:
-        answers: How many it gave.
-        failures: How many it did not.
-        agreement: The mean share of the other's items that it recommended, too.
     """
 
     def __init__(self, served: Served, share: float) -> None:
         self.served = served
-        self.answers = self.failures = 0
-        self.agreement = 0.0
         self._share = share
         self._under_way: set[asyncio.Task[None]] = set()
 
@@ -113,15 +106,11 @@ class Shadowed:
             found = await self.served.answer(query) if query else None
         except Exception as error:
             # Whatever a Release on trial does, those who are answered by another do not notice.
-            self.failures += 1
+            metrics.answered(SHADOW, time.monotonic() - began, True)
             _LOG.warning("the shadow Release %s failed: %r", self.served.digest, error)
             return
         if found is None:
             return
-        self.failures += found.degraded
-        self.answers += 1
         metrics.answered(SHADOW, time.monotonic() - began, found.degraded)
         both = {one.item.item for one in found.items} & {one.item.item for one in given.items}
-        alike = len(both) / max(1, len(given.items))
-        metrics.SHADOW_AGREEMENT.observe(alike)
-        self.agreement += (alike - self.agreement) / self.answers
+        metrics.SHADOW_AGREEMENT.observe(len(both) / max(1, len(given.items)))

@@ -71,7 +71,7 @@ ARM_SECONDS = Histogram(
 )
 ARM_ANSWERS = Counter(
     "rayrec_arm_answers",
-    "Answers by arm: good, or degraded (popular items in place of the Release's).",
+    "Answers by arm: good, or degraded (popular items in place of the Release's; of a shadow also none at all).",
     ("arm", "outcome"),
     registry=REGISTRY,
 )

@@ -41,6 +41,9 @@ class _Arranged:
         gathered: The candidates.
         relevance: ``[B, C]`` of them.
         placed: The places that the rules gave.
+        quota: How many of the first source are among the candidates.
+        best: ``[B, k]`` int64, all that it gives, best first; row 0 is none.
+        values: ``[B, k]`` float32, their scores.
     """
 
     scorer: Scorer
@@ -48,9 +51,12 @@ class _Arranged:
     gathered: Gathered
     relevance: np.ndarray
     placed: Places
+    quota: int
+    best: np.ndarray
+    values: np.ndarray
 
     def shown(self, request: int, detailed: bool) -> Iterator[Shown]:
-        """The items of a request: those that the rules gave a place, then the others by their relevance."""
+        """The items of a request: what the rules gave a place, the others by their relevance, and what is deeper."""
         placed, relevance = self.placed, self.relevance[request]
         chosen, by_chance = placed.chosen[request], placed.by_chance[request].tolist()
         for candidate, propensity, chance in zip(
@@ -63,6 +69,12 @@ class _Arranged:
         behind = np.argsort(-relevance, kind="stable")
         for candidate in behind[~np.isin(behind, chosen) & np.isfinite(relevance[behind])].tolist():
             yield self._item(request, candidate, 1.0, "order", detailed)
+        first, best, scores = self.gathered.names[0], self.best[request], self.values[request]
+        candidates = {*self.gathered.rows[request].tolist(), 0}
+        for place in range(self.quota, len(best)):
+            if int(best[place]) not in candidates:
+                path = {"sources": {first: place + 1}, "by": "order"} if detailed else None
+                yield Shown(self.scorer.item_keys[best[place] - 1], scores[place].item(), 1.0, path)
 
     def _item(self, request: int, candidate: int, propensity: float, by: str, detailed: bool) -> Shown:
         key = self.scorer.item_keys[self.gathered.rows[request, candidate] - 1]
@@ -93,7 +105,7 @@ class Funnel:
         self._rules = Rules(policy.diversity, policy.diversity_weight, policy.category_cap, policy.exploration)
         self._quotas = policy.sources.model_dump()
         self._known: dict[int, Attributes] = {}
-        self._lists: dict[tuple[str, str], tuple[Sequence[Item | str], np.ndarray]] = {}
+        self._lists: dict[tuple[str, int], tuple[Sequence[Item | str], np.ndarray]] = {}
         anything = Limits(Offered.everything(len(popular.item_keys)))
         most = popular.scores([NO_ROWS], None, [anything]).best(MOST_LISTED)[0][0]
         self._most_popular = [popular.item_keys[row - 1] for row in most if row]
@@ -107,18 +119,19 @@ class Funnel:
             queries: ``B`` of them.
         """
         scorer, about = self._scorers[source == MODEL], self._attributes(source == MODEL)
-        deepest = max(query.offset + query.count for query in queries)
-        deep = max(self.policy.sources.model, deepest)
-        given = {source: scores.best(deep)[0]} | self._near(scorer, queries) | self._listed_for(source, scorer, scores)
-        gathered = gather(given, {**self._quotas, source: deep}, len(scorer.item_keys))
+        deepest, quota = max(query.offset + query.count for query in queries), self._quotas[MODEL]
+        best, values = scores.best(max(quota, deepest))
+        # What is arranged is the same however deep a request, or another of the batch, looks.
+        given = {source: best[:, :quota]} | self._near(scorer, queries) | self._listed_for(source, scorer, scores)
+        gathered = gather(given, {**self._quotas, source: quota}, len(scorer.item_keys))
         known = scores.of(gathered.rows)
         relevance = self._relevance(known, gathered, about, queries)
-        chances = [self._chance(query) for query in queries]
-        places = min(deepest, self.policy.sources.model)
-        placed = arrange(self._described(scorer, about, gathered.rows, relevance), places, self._rules, chances)
-        arranged = _Arranged(scorer, known, gathered, relevance, placed)
+        chances = [self._chance(query, "places") for query in queries] if self.policy.exploration else []
+        described = self._described(scorer, about, gathered.rows, relevance)
+        placed = arrange(described, min(deepest, quota), self._rules, chances)
+        arranged = _Arranged(scorer, known, gathered, relevance, placed, quota, best, values)
         return [
-            self._answer(source, query, arranged.shown(at, query.debug), self._cold(about, query, chances[at]))
+            self._answer(source, query, arranged.shown(at, query.debug), self._cold(about, query))
             for at, query in enumerate(queries)
         ]
 
@@ -155,11 +168,11 @@ class Funnel:
             given = self._catalog.newest()
         else:
             given = self._trending() if name == "trending" else self._most_popular
-        before, rows = self._lists.get((name, scorer.kind), (None, NO_ROWS))
+        before, rows = self._lists.get((name, id(scorer)), (None, NO_ROWS))
         if before is not given:
             keys = [one if isinstance(one, str) else one.item for one in given[:MOST_LISTED]]
             rows = scorer.rows_of(keys)
-            self._lists[name, scorer.kind] = given, rows
+            self._lists[name, id(scorer)] = given, rows
         return rows
 
     def _relevance(
@@ -183,7 +196,7 @@ class Funnel:
         categories = about.categories[rows] if self._rules.category_cap else None
         return Candidates(relevance, directions, categories)
 
-    def _cold(self, about: Attributes, query: Query, chance: np.random.Generator) -> Iterator[Shown]:
+    def _cold(self, about: Attributes, query: Query) -> Iterator[Shown]:
         """Items that the model does not know, in random order, each with its chance to be the next."""
         if not self.policy.cold_every:
             return
@@ -193,7 +206,7 @@ class Funnel:
         items = filter(None, map(self._catalog.item, recent))
         allowed = (item.item for item in items if item.is_within(wanted.categories, wanted.labels))
         pool = [*islice(allowed, MOST_COLD)]
-        for place, chosen in enumerate(chance.permutation(len(pool))):
+        for place, chosen in enumerate(self._chance(query, "cold").permutation(len(pool))):
             yield Shown(pool[chosen], 0.0, 1 / (len(pool) - place), {"by": "cold"} if query.debug else None)
 
     def _attributes(self, known: bool) -> Attributes:
@@ -206,13 +219,8 @@ class Funnel:
             about = self._known[id(keys)] = about.updated(self._catalog, model, keys)
         return about
 
-    def _chance(self, query: Query) -> np.random.Generator:
+    def _chance(self, query: Query, purpose: str) -> np.random.Generator:
         """The same for a user until they do something: pages follow each other, and replicas agree."""
-        if not self.policy.exploration and not self.policy.cold_every:
-            return _NO_CHANCE
-        known = f"{self._salt}\0{query.who}\0{len(query.others)}\0".encode() + query.history.tobytes()
+        known = f"{self._salt}\0{purpose}\0{query.who}\0{len(query.others)}\0".encode() + query.history.tobytes()
         return np.random.default_rng(int.from_bytes(hashlib.blake2b(known, digest_size=8).digest()))
 
-
-_NO_CHANCE = np.random.default_rng(0)
-"""Of policies that leave nothing to chance: making one takes longer than arranging."""

@@ -79,7 +79,7 @@ def arrange(candidates: Candidates, count: int, rules: Rules, chances: Sequence[
         candidates: What may be shown.
         count: How many places.
         rules: How they are given.
-        chances: One for each request, read only where places are given by chance.
+        chances: One for each request; none need be given where no place is given by chance.
 
     Raises:
         ValueError: The rules need what is not known of the candidates.

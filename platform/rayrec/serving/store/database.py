@@ -40,8 +40,8 @@ MOST_CONNECTIONS = 30
 """More than there are threads that read."""
 STATEMENT_SECONDS = 30
 CHECKPOINTS = "wal_autocheckpoint=8000"
-"""Pages of SQLite's log. Impressions change as many in seconds, here and there in indexes; by SQLite's own 1,000 most would
-be written twice."""
+"""Pages of SQLite's log. Impressions change as many in seconds, here and there in indexes; by SQLite's own 1,000 most
+were written twice."""
 LOCK = 7_269_953_015
 """The number of PostgreSQL's lock that writers take, so that positions are visible in the order of their numbers."""
 MIGRATIONS = Path(__file__).parent / "migrations"
