@@ -223,4 +223,3 @@ class Funnel:
         """The same for a user until they do something: pages follow each other, and replicas agree."""
         known = f"{self._salt}\0{purpose}\0{query.who}\0{len(query.others)}\0".encode() + query.history.tobytes()
         return np.random.default_rng(int.from_bytes(hashlib.blake2b(known, digest_size=8).digest()))
-
