@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import cached_property
 from itertools import islice
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -22,14 +23,17 @@ from rayrec.inference.offered import NO_ROWS, Limits
 from rayrec.inference.release import Release, open_release
 from rayrec.inference.scorer import Scorer
 from rayrec.inference.scores import Scores
+from rayrec.recipe_serving import Funnel as Policy
 from rayrec.recipe_serving import Serving
 from rayrec.serving.catalog import Items
 from rayrec.serving.features import RequestFeatures, Said, moment
-from rayrec.serving.funnel.funnel import Funnel, Keys
 from rayrec.serving.outside import Outside
 from rayrec.serving.queries import ANYTHING, LATEST, MODEL, POPULAR, Answer, Query, Ranked, ScoredItem, Wanted
 from rayrec.serving.stages import stage
 from rayrec.serving.state import Catalog, DatasetHistories, History, HistoryStore, Item
+
+if TYPE_CHECKING:
+    from rayrec.serving.funnel.funnel import Funnel, Keys
 
 POPULARITY = "popularity"
 """The kind of model that knows nothing of what goes with an item."""
@@ -81,11 +85,17 @@ class Engine:
         self.catalog = catalog
         self.features = features
         self.exclude_seen = bool(release.content["funnel"]["exclude_seen"])
-        policy = Serving(**release.content["serving"]).funnel
-        made = (policy, scorer, popular, catalog, trending, release.content["name"])
-        self._funnel = None if policy.is_plain else Funnel(*made)
+        self._funnel = self._made(Serving(**release.content["serving"]).funnel, trending)
         self._outside = Outside(catalog)
         self._golden = golden
+
+    def _made(self, policy: Policy, trending: Keys) -> Funnel | None:
+        if policy.is_plain:
+            return None
+        # Compiled loops take 120 MB of memory and half a second: only where there is something to arrange.
+        from rayrec.serving.funnel.funnel import Funnel
+
+        return Funnel(policy, self.scorer, self.popular, self.catalog, trending, self.release.content["name"])
 
     @classmethod
     def load(
